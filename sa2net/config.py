@@ -1,0 +1,358 @@
+"""Every setting of the project, with its default, its unit and its limits: one section per step.
+
+`params.yaml` is the complete rendering of these defaults. A section travels whole to its step (on a
+cluster as one dict parameter), is frozen from then on, refuses unknown keys, and holds no None.
+"""
+
+import contextlib
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from sa2net.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows all its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ValidateConfig(Section):
+    """What a data set must fulfil before anything is trained on it."""
+
+    labels: tuple[int, ...] = Field((0, 1, 2, 3, 255), description="values allowed in a mask; 255 = ignored")
+    required_classes: tuple[int, ...] = Field((1, 2, 3), description="classes that every mask must hold")
+    val_fraction: float = Field(
+        0.2, gt=0.0, lt=1.0, description="share of the train subjects held out where there is no val list"
+    )
+    split_seed: int = Field(0, ge=0, description="seed of that split")
+    bounds_margin: float = Field(
+        0.5, ge=0.0, description="learnt area and grey bounds are widened by this share of their range"
+    )
+    min_side: int = Field(32, ge=1, description="smallest width or height of a scan, px")
+    max_pixels: int = Field(100_000_000, ge=1, description="largest picture that is decoded, px (decompression bombs)")
+    near_duplicate_distance: int = Field(
+        10, ge=0, description="perceptual hashes that differ in at most so many of 256 bits are near duplicates"
+    )
+    require_spacing: bool = Field(False, description="refuse scans without a pixel spacing in scans.csv")
+    workers: int = Field(0, ge=0, description="processes that read scans; 0 = all cores")
+
+
+class PredictorConfig(Section):
+    """The transformer predictor inside the structure-affinity module."""
+
+    embed_dim: int = Field(64, ge=4, description="width of tokens and queries")
+    depth: int = Field(2, ge=1, description="decoder layers")
+    num_heads: int = Field(4, ge=1, description="attention heads; divides embed_dim")
+    mask_dim: int = Field(32, ge=1, description="channels of one class's mask embedding")
+    dropout: float = Field(0.1, description="dropout and stochastic depth", ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class ModelConfig(Section):
+    """The network. `normalised` / `valid` are the mended defaults, `released` is the published behaviour."""
+
+    backbone: str = Field(
+        "resnet18", min_length=1, description="any timm model with feature maps at strides 4, 8, 16, 32"
+    )
+    pretrained: bool = Field(False, description="start the backbone from timm's weights (needs a network)")
+    channels: int = Field(64, ge=8, description="width of the decode head")
+    num_classes: int = Field(4, ge=2, description="channels of the logits")
+    affinity: Literal["normalised", "released"] = Field(
+        "normalised", description="scaling of structure affinity and channel attention"
+    )
+    logits: Literal["aligned", "released"] = Field(
+        "aligned", description="released: last 3x3 convolution pads 2, logits are 2 px too large"
+    )
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="channel dropout before each classifier")
+    auxiliary: bool = Field(True, description="FCN head on the stride-16 map while training")
+    predictor: PredictorConfig = PredictorConfig()
+
+
+class LossConfig(Section):
+    """How the logit maps are compared with the mask."""
+
+    kind: Literal["released", "mixing"] = Field(
+        "released", description="released: weighted cross entropies; mixing: CE + Dice over all sums of maps"
+    )
+    ignored: Literal["valid", "released"] = Field(
+        "valid", description="mean of the cross entropy over valid pixels, or over all as released"
+    )
+    main: float = Field(1.0, ge=0.0, description="weight of the final logits (released)")
+    coarse: float = Field(0.4, ge=0.0, description="weight of the structure-affinity's coarse logits (released)")
+    channel: float = Field(0.5, ge=0.0, description="weight of the channel branch (released)")
+    position: float = Field(0.5, ge=0.0, description="weight of the criss-cross branch (released)")
+    auxiliary: float = Field(0.4, ge=0.0, description="weight of the auxiliary head (both kinds)")
+    dice: float = Field(0.7, ge=0.0, description="weight of the Dice term in each subset (mixing)")
+    cross_entropy: float = Field(0.3, ge=0.0, description="weight of the cross entropy in each subset (mixing)")
+
+
+class AugmentConfig(Section):
+    """Random changes of the training crops; scan and mask move together."""
+
+    crop_height: int = Field(256, ge=32, description="px at working scale; multiple of 32")
+    crop_width: int = Field(256, ge=32, description="px at working scale; multiple of 32")
+    scale_low: float = Field(0.75, gt=0.0, description="smallest random scale")
+    scale_high: float = Field(1.35, gt=0.0, description="largest random scale")
+    rotation: float = Field(8.0, ge=0.0, le=45.0, description="largest rotation, degrees either way")
+    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right flip")
+    brightness: float = Field(0.25, ge=0.0, le=1.0, description="largest change of brightness, share")
+    contrast: float = Field(0.25, ge=0.0, le=1.0, description="largest change of contrast, share")
+    gamma: float = Field(0.3, ge=0.0, lt=1.0, description="largest change of the grey curve's exponent, share")
+    noise: float = Field(
+        0.04, ge=0.0, le=1.0, description="largest standard deviation of added noise, share of full scale"
+    )
+    blur: float = Field(0.2, ge=0.0, le=1.0, description="probability of a slight blur")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.crop_height % 32 or self.crop_width % 32:
+            raise ValueError(f"crop {self.crop_height} x {self.crop_width} is not a multiple of 32 on both sides")
+        if self.scale_low > self.scale_high:
+            raise ValueError(f"scale_low {self.scale_low} is larger than scale_high {self.scale_high}")
+        return self
+
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class TrainConfig(Section):
+    """One training."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    sweep_width: int = Field(192, ge=16, description="width of the sweep as the network sees it, px (working scale)")
+    epochs: int = Field(60, ge=1, description="passes over the train scans")
+    crops_per_scan: int = Field(4, ge=1, description="crops drawn from each scan in one epoch")
+    batch_size: int = Field(4, ge=1, description="crops in one step")
+    learning_rate: float = Field(1e-3, gt=0.0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(1e-2, ge=0.0, description="not applied to norms and biases")
+    schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay after the warm-up")
+    warmup_epochs: float = Field(2.0, ge=0.0, description="linear warm-up; may be a fraction")
+    clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
+    validate_every: int = Field(5, ge=1, description="epochs between two validations")
+    patience: int = Field(0, ge=0, description="stop after so many validations without a better Dice; 0 = never")
+    seed: int = Field(0, ge=0, description="seed of weights, crops and augmentation")
+    device: Device = Field("auto", description="cuda is a demand: without a GPU the run ends")
+    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
+    threads: int = Field(2, ge=1, description="CPU threads of torch; part of what makes a run bit-equal")
+    workers: int = Field(0, ge=0, description="processes that prepare crops; 0 = in the trainer itself")
+    init_from: str = Field("", description="model folder or models:/NAME@ALIAS to fine-tune; empty = from scratch")
+    log_pictures: Literal["local", "always", "never"] = Field(
+        "local", description="log validation overlays: only to a store on this machine, always, never"
+    )
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_epochs >= self.epochs > 1:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        return self
+
+
+class EvaluateConfig(Section):
+    """How a model is scored."""
+
+    split: Literal["train", "val", "test"] = Field("test", description="which split is scored")
+    mode: Literal["whole", "sliding"] = Field("whole", description="whole scan at once, or overlapping windows")
+    scales: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="test-time scales whose probabilities are averaged"
+    )
+    flip: bool = Field(False, description="average with the mirrored scan")
+    nsd_tolerance_mm: float = Field(
+        1.0, gt=0.0, description="tolerance of the normalised surface distance where the spacing is known"
+    )
+    nsd_tolerance_px: float = Field(3.0, gt=0.0, description="the same in px, where it is not")
+    bootstrap_samples: int = Field(2000, ge=100, description="resamples of the subjects behind each interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the intervals")
+    seed: int = Field(0, ge=0, description="seed of the resamples")
+    overlays: int = Field(3, ge=0, description="worst, median and best scans drawn, each so many")
+    device: Device = Field("auto", description="cuda is a demand")
+    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
+    threads: int = Field(2, ge=1, description="CPU threads of torch")
+    log_pictures: Literal["local", "always", "never"] = Field(
+        "local", description="log the report with its overlays: only to a store on this machine, always, never"
+    )
+
+
+class FloorsConfig(Section):
+    """Mean Dice that a version must reach, per class, before it may become champion."""
+
+    mean: float = Field(0.70, ge=0.0, le=1.0, description="mean over the foreground classes")
+    rib: float = Field(0.55, ge=0.0, le=1.0, description="rib")
+    thoracic_process: float = Field(0.60, ge=0.0, le=1.0, description="thoracic process")
+    lumbar_lump: float = Field(0.65, ge=0.0, le=1.0, description="lumbar lump")
+
+
+class RegisterConfig(Section):
+    """What becomes of a scored model."""
+
+    name: str = Field("sa2net", pattern=r"^[A-Za-z0-9_\-]+$", description="registered model")
+    promote: bool = Field(True, description="move the champion alias when the gate says so")
+    floors: FloorsConfig = FloorsConfig()
+    margin: float = Field(
+        0.02, ge=0.0, le=1.0, description="largest loss of Dice per class that counts as non-inferior"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the one-sided paired bootstrap")
+    bootstrap_samples: int = Field(5000, ge=100, description="resamples of the subjects")
+    seed: int = Field(0, ge=0, description="seed of the resamples")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Config:
+    """All sections. A pydantic dataclass, since a BaseModel has a `validate` of its own."""
+
+    validate: ValidateConfig = ValidateConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    register: RegisterConfig = RegisterConfig()
+
+    @classmethod
+    def load(cls, params: Path | None = None, overrides: Sequence[str] = ()) -> "Config":
+        """Read the settings: defaults < `params` file < `overrides`.
+
+        Args:
+            params: A YAML file with any part of the sections; None = the defaults alone.
+            overrides: `section.key=value` each, the value in YAML.
+
+        Raises:
+            ConfigError: A file, key or value that cannot be used, with the nearest known key.
+        """
+        tree: dict[str, Any] = {}
+        source = "the overrides"
+        if params is not None:
+            source = str(params)
+            tree = _read_yaml(params)
+        for text in overrides:
+            _apply_override(tree, text)
+        return cls.from_dict(tree, source=source)
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any], *, source: str = "the settings") -> "Config":
+        """Check a (partial) tree of sections; what is absent takes its default."""
+        try:
+            return TypeAdapter(cls).validate_python(dict(tree))
+        except ValidationError as error:
+            raise ConfigError(
+                f"{source} cannot be used",
+                evidence=_explain(error),
+                action="`sa2net recipe --show` prints every setting with its meaning.",
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """All sections as plain JSON types."""
+        dumped: dict[str, Any] = TypeAdapter(Config).dump_python(self, mode="json")
+        return dumped
+
+    def render(self) -> str:
+        """`params.yaml` as text: every value, each with its meaning behind it."""
+        lines = [
+            "# Every setting of a run, one section per step. Overrides: --set train.epochs=2, `dvc exp run -S train.epochs=2`,",
+            "# or `sa2net recipe NAME`, which rewrites this file. Generated from sa2net/config.py.",
+        ]
+        for name in SECTIONS:
+            section: Section = getattr(self, name)
+            lines += ["", f"{name}:", *_render_section(section, indent=2)]
+        return "\n".join(lines) + "\n"
+
+
+SECTIONS = ("validate", "train", "evaluate", "register")
+
+
+def _render_section(section: Section, indent: int) -> list[str]:
+    lines = []
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            lines += [" " * indent + f"{key}:", *_render_section(value, indent + 2)]
+            continue
+        plain = list(value) if isinstance(value, tuple) else value
+        text = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+        lines.append(" " * indent + f"{key}: {text}" + (f"  # {field.description}" if field.description else ""))
+    return lines
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} cannot be read", evidence=str(error), action="Give a YAML file with --params."
+        ) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} holds no sections",
+            evidence=f"its top level is a {type(tree).__name__}",
+            action="Write `train:` and so on at the top.",
+        )
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], text: str) -> None:
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or len(keys) < 2 or not all(keys):
+        raise ConfigError(
+            f"--set {text} cannot be read", action="Write section.key=value, for example --set train.epochs=2."
+        )
+    node = tree
+    for key in keys[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"--set {text} cannot be used",
+                evidence=f"{key} is a value, not a group",
+                action="Name the value itself.",
+            )
+        node = child
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text} is not YAML", evidence=str(error), action="Quote the value.") from error
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    node[keys[-1]] = "" if value is None else value
+
+
+def _explain(error: ValidationError) -> str:
+    """One clause per fault: where, what, and the nearest known key."""
+    clauses = []
+    for fault in error.errors(include_url=False):
+        where = ".".join(str(part) for part in fault["loc"]) or "settings"
+        if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
+            clauses.append(f"{where} is unknown" + (f" (did you mean {near[0]}?)" if near else ""))
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            clauses.append(
+                f"{where}: {message}" if fault["type"] == "value_error" else f"{where} = {fault['input']!r}: {message}"
+            )
+    return "; ".join(clauses)
+
+
+def _known_keys(path: Sequence[int | str]) -> list[str]:
+    node: Any = Config()
+    for part in path:
+        node = getattr(node, str(part), None)
+    return (
+        list(SECTIONS)
+        if isinstance(node, Config)
+        else list(type(node).model_fields)
+        if isinstance(node, Section)
+        else []
+    )

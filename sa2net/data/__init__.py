@@ -1,0 +1,1 @@
+"""Scans and masks: layout, checks, synthetic scans, storage."""

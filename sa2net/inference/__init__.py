@@ -1,0 +1,1 @@
+"""From a model folder and a scan to a mask."""

@@ -1,0 +1,1 @@
+"""The SA2Net network in plain torch, and its losses."""

@@ -1,0 +1,1 @@
+"""Tracking of runs, the gate, and the versions of the registered model."""

@@ -1,0 +1,1 @@
+"""From a mask to vertebra lines and curve angles."""
