@@ -5,6 +5,7 @@ the same bytes for the same content: keys sorted, no times, no paths. Times and 
 `timing.json`, on which no step depends.
 """
 
+import csv
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,6 +32,8 @@ SCORES = "scores.json"
 PER_SCAN = "per_scan.csv"
 EVALUATION_REPORT = "report.html"
 CONFUSION = "confusion.csv"
+DICE_PER_CLASS = "dice_per_class.csv"
+RELIABILITY = "reliability.csv"
 OVERLAYS = "overlays"
 HISTORY = "history.csv"
 DECISION = "decision.json"
@@ -88,6 +91,261 @@ class ModelInfo(BaseModel):
     bounds: DataBounds
     data_md5: str
     params: dict[str, Any]
+
+
+class Estimate(BaseModel):
+    """A mean over scans; `low` and `high` end its interval and are left out with fewer than two subjects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class MetricEstimates(BaseModel):
+    """Means of the four metrics; one that no scan scores is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    dice: Estimate | None = None
+    iou: Estimate | None = None
+    nsd: Estimate | None = None
+    hd95: Estimate | None = None
+
+
+class ClassEstimates(MetricEstimates):
+    """The same for one class, with its scans by where the class was found.
+
+    Attributes:
+        scored: Scans with the class in truth and prediction.
+        absent: In neither; they are in no mean.
+        missed: In the truth alone; overlaps count 0, HD95 the picture's diagonal.
+        spurious: In the prediction alone; likewise.
+    """
+
+    scored: int
+    absent: int
+    missed: int
+    spurious: int
+
+
+class CalibrationScores(BaseModel):
+    """Expected calibration error over all valid pixels, 0-1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    ece: float
+    bins: int
+
+
+class PooledScores(BaseModel):
+    """Scores over the pixels of all scans together, as the released code has them; undefined ones are left out.
+
+    Attributes:
+        accuracy: Share of right pixels.
+        mean: Score name -> mean over the classes, background included.
+        per_class: Class name, background included -> score name -> score.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    accuracy: float
+    mean: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+
+class Scores(BaseModel):
+    """`scores.json`: how a model does on a split; the same bytes for equal runs.
+
+    Attributes:
+        split: The split that was scored.
+        data_md5: Identity of the data set.
+        model_sha256: `folder_sha256` of the model folder.
+        scans: Scans scored.
+        subjects: Their subjects, the unit of the bootstrap.
+        unit: Of HD95 and of the tolerance: mm where every scan has a spacing, else px.
+        tolerance: Of the NSD, in that unit.
+        confidence: Level of the intervals.
+        inference: How the scans were predicted: mode, scales, flip.
+        phantom: Whether any of the scans is synthetic.
+        mean: Mean over the foreground classes scored on a scan, then over scans.
+        per_class: Class name -> means over scans.
+        pooled: Scores over the pixels of all scans together, as the released code has them.
+        calibration: Whether the confidence means what it says.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    schema_version: int = 1
+    split: str
+    data_md5: str
+    model_sha256: str
+    scans: int
+    subjects: int
+    unit: str
+    tolerance: float
+    confidence: float
+    inference: dict[str, Any]
+    phantom: bool
+    mean: MetricEstimates
+    per_class: dict[str, ClassEstimates]
+    pooled: PooledScores
+    calibration: CalibrationScores
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write `scores.json`; what was not scored has no key."""
+    write_json(path, scores.model_dump(mode="json", exclude_none=True))
+
+
+def read_scores(path: Path) -> Scores:
+    """Read `scores.json`.
+
+    Raises:
+        DataError: No such file, or written by another version.
+    """
+    try:
+        return Scores.model_validate(read_json(path))
+    except ValidationError as error:
+        raise DataError(
+            f"{path} cannot be used", evidence=str(error), action="Run `sa2net evaluate` again with this version."
+        ) from error
+
+
+class ScanClassScore(BaseModel):
+    """One row of `per_scan.csv`: one class on one scan; None = not scored (blank in the file)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    subject: str
+    device: str
+    class_name: str
+    dice: float | None
+    iou: float | None
+    nsd: float | None
+    hd95: float | None
+    unit: str
+    truth_px: int
+    prediction_px: int
+
+
+PER_SCAN_COLUMNS = (
+    "name",
+    "subject",
+    "device",
+    "class",
+    "dice",
+    "iou",
+    "nsd",
+    "hd95",
+    "unit",
+    "truth_px",
+    "prediction_px",
+)
+
+
+def read_per_scan(path: Path) -> list[ScanClassScore]:
+    """Read `per_scan.csv`, in file order.
+
+    Raises:
+        DataError: No such file, or not such a table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+        for row in rows:
+            row["class_name"] = row.pop("class")
+        return [
+            ScanClassScore.model_validate(
+                {
+                    key: None if value == "" and key in ("dice", "iou", "nsd", "hd95") else value
+                    for key, value in row.items()
+                }
+            )
+            for row in rows
+        ]
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValidationError) as error:
+        raise DataError(
+            f"{path} cannot be read", evidence=str(error), action="Run `sa2net evaluate` again with this version."
+        ) from error
+
+
+class SplitCounts(BaseModel):
+    """How much of a data set lies in one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    scans: int
+    subjects: int
+
+
+class CheckResult(BaseModel):
+    """What came of one check of the data set.
+
+    Attributes:
+        name: Key of the check.
+        says: What must hold, as a sentence for people.
+        severity: A failed `failure` stops the line, a failed `warning` is listed.
+        passed: Whether it holds.
+        offenders: Who breaks it, each with the evidence; all of them.
+        cure: What to do about it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    says: str
+    severity: Literal["failure", "warning"]
+    passed: bool
+    offenders: tuple[str, ...] = ()
+    cure: str = ""
+
+
+class ValidationSummary(BaseModel):
+    """`report.json` of a validation that failed: what was found, and nothing a later step could use.
+
+    Attributes:
+        counts: Split -> its size.
+        checks: Every check in the order of the page.
+        warnings: Sentences; what a person should know although nothing stops.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = 1
+    passed: bool
+    data_md5: str
+    counts: dict[str, SplitCounts]
+    checks: tuple[CheckResult, ...]
+    warnings: tuple[str, ...]
+
+
+class ValidationReport(ValidationSummary):
+    """`report.json` of a validation that passed, with what was learnt from the train split.
+
+    Attributes:
+        normalisation: Grey statistics inside the sweep of the train scans.
+        sweep_width: Median width of the sweep of the train scans, px at their own scale.
+        spacing_mm: Median pixel spacing (x, y) of the train scans, mm; empty unless every train scan has one.
+        bounds: Ranges seen in train, widened.
+    """
+
+    normalisation: Normalisation
+    sweep_width: float
+    spacing_mm: tuple[float, ...] = ()
+    bounds: DataBounds
+
+
+def read_validation(folder: Path) -> ValidationReport:
+    """Read the report of a validation that passed.
+
+    Raises:
+        DataError: No report, one of another version, or one that says that the data set failed.
+    """
+    content = read_json(folder / VALIDATION_REPORT)
+    if content.get("passed") is not True:
+        raise DataError(
+            f"{folder} says that the data set failed", action="Run `sa2net validate` and mend what it names."
+        )
+    try:
+        return ValidationReport.model_validate(content)
+    except ValidationError as error:
+        raise DataError(
+            f"{folder / VALIDATION_REPORT} cannot be used", evidence=str(error), action="Run `sa2net validate` again."
+        ) from error
 
 
 def write_model(folder: Path, info: ModelInfo, weights: "Mapping[str, torch.Tensor]") -> None:
@@ -158,8 +416,8 @@ def write_text(path: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -1,0 +1,58 @@
+# The index of what one can do here: `make help`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SA2NET := $(BIN)/python -m sa2net
+# Nothing leaves the machine unasked.
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+export GX_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data run test test-long check format ui clean
+
+help:  ## Print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/|/' | column -t -s '|'
+
+setup: $(VENV)/.installed  ## Make the virtual environment .venv with the locked dependencies
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}: make setup PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+data: setup  ## Fetch the versioned data set that data.dvc names, where there is none yet
+	@test -d data || $(BIN)/dvc pull --quiet data.dvc
+
+run: data  ## The main job: validate, train, evaluate, register; what is up to date is skipped
+	$(BIN)/dvc repro
+	@echo
+	@$(SA2NET) register
+
+test: setup  ## The whole test set but the long tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadgroup
+
+test-long: setup  ## The long tests: full training line, crash and resume, fresh clone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+check: setup  ## Format, lint, types, layers and unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses 2 --quiet
+
+format: setup  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ui: setup  ## Look at runs and versions in a browser: http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///var/mlflow.db
+
+clean:  ## Remove what the steps made (registry and checkpoints in var/ stay)
+	rm -rf build

@@ -1,0 +1,356 @@
+"""The data set on disk: which file lies where, and how a scan, a mask and a list are read.
+
+Every reader of a data set comes through here, so that one place decides what a safe name is, what a scan
+file must be, and what a user is told when it is not.
+
+    ROOT/train.txt  test.txt  [val.txt]          one name a line
+    ROOT/dataset/SPLIT/NAME.png                  scan, 8-bit grey
+    ROOT/groundtruth/SPLIT/NAME_bone_3.png       mask, 8-bit, class ids, 255 = ignored
+    ROOT/[scans.csv]  [truth.json]               who, which device, pixel spacing; truth of drawn phantoms
+"""
+
+import csv
+import io
+import math
+import os
+import stat
+import struct
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+
+from sa2net.artifacts import read_json
+from sa2net.errors import DataError
+
+SPLITS = ("train", "val", "test")
+OPTIONAL_SPLITS = ("val",)
+MASK_SUFFIX = "_bone_3"
+SCANS_TABLE = "scans.csv"
+TRUTH = "truth.json"
+MAX_PIXELS = 100_000_000
+
+PICTURE_FAULTS = {
+    "missing": "Put the file there, or take its name out of the list.",
+    "unreadable": "Make it a regular file with read permission (chmod u+r), or copy it again.",
+    "damaged": "Export or copy the file again.",
+    "format": "Convert it to an 8-bit single-channel grey PNG without palette or alpha.",
+    "size": "Check the file; raise validate.max_pixels if it is right.",
+}
+"""What can be wrong with a picture file -> what to do about it."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last chunk, the same in every file; Pillow takes half of it for whole
+_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+_MAX_NAME_BYTES = 200  # leaves room for suffixes below the 255 bytes of a file name
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan with its mask.
+
+    Attributes:
+        name: File name without suffix; the scan's key everywhere.
+        split: One of `SPLITS`.
+        subject: Person scanned; the name itself where nothing says more.
+        scan: Path of the scan.
+        mask: Path of the mask.
+        device: Scanner, empty where unknown.
+        spacing_mm: Size of a pixel (x, y), mm; None where unknown.
+    """
+
+    name: str
+    split: str
+    subject: str
+    scan: Path
+    mask: Path
+    device: str = ""
+    spacing_mm: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ScanList:
+    """A list file as it was found; `problem` is empty where it could be read."""
+
+    split: str
+    path: Path
+    names: tuple[str, ...] = ()
+    problem: str = ""
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class ScanRow:
+    """One row of `scans.csv`; `problem` says what is wrong with it, in words."""
+
+    subject: str
+    device: str = ""
+    spacing_mm: tuple[float, float] | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ScanTable:
+    """`scans.csv` as it was found; `present` is False where there is none."""
+
+    present: bool = False
+    rows: Mapping[str, ScanRow] = field(default_factory=dict)
+    repeated: tuple[str, ...] = ()
+    problem: str = ""
+    cure: str = ""
+
+
+class PictureError(DataError):
+    """A scan or mask file that cannot be used.
+
+    Attributes:
+        kind: One of `PICTURE_FAULTS`.
+        reason: What is wrong, without the path, for a table.
+    """
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be used", evidence=reason, action=PICTURE_FAULTS[kind])
+        self.kind, self.reason = kind, reason
+
+
+def scan_path(root: Path, split: str, name: str) -> Path:
+    """Where the scan of a name lies."""
+    return root / "dataset" / split / f"{name}.png"
+
+
+def mask_path(root: Path, split: str, name: str) -> Path:
+    """Where the mask of a name lies."""
+    return root / "groundtruth" / split / f"{name}{MASK_SUFFIX}.png"
+
+
+def list_path(root: Path, split: str) -> Path:
+    """Where the list of a split lies."""
+    return root / f"{split}.txt"
+
+
+def name_problem(name: str) -> str:
+    """Why a name cannot be used, empty where it can: it must be one plain file name on every system."""
+    if name in ("", ".", "..") or _FORBIDDEN & set(name):
+        return "is a path or holds a character that file names cannot hold"
+    if not name.isprintable():
+        return "holds a control or invisible character"
+    if name[0] in ".-=+@ " or name[-1] in ". ":
+        return "starts or ends with a character that shells or spreadsheets act on"
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        return f"is longer than {_MAX_NAME_BYTES} bytes"
+    return ""
+
+
+def read_list(root: Path, split: str) -> ScanList:
+    """Read a list file; what is wrong with the file as a whole is kept in `problem`. Names are not judged."""
+    path = list_path(root, split)
+    try:
+        text = _read_small_file(path).decode("utf-8-sig")
+    except FileNotFoundError:
+        return ScanList(split, path, problem="is missing", cure="Write it, one scan name a line.")
+    except UnicodeDecodeError as error:
+        evidence = f"is not UTF-8 (byte {error.start})"
+        return ScanList(split, path, problem=evidence, cure="Save it again as UTF-8 text.")
+    except OSError as error:
+        return ScanList(split, path, problem=f"cannot be read ({error.strerror})", cure="Make it a readable text file.")
+    lines = (line.removesuffix("\r").strip(" \t") for line in text.split("\n"))
+    return ScanList(split, path, tuple(line for line in lines if line))
+
+
+def read_table(root: Path) -> ScanTable:
+    """Read `scans.csv`; what is wrong is kept in the table or its rows."""
+    path = root / SCANS_TABLE
+    if not os.path.lexists(path):
+        return ScanTable()
+    try:
+        reader = csv.DictReader(io.StringIO(_read_small_file(path).decode("utf-8-sig"), newline=""), strict=True)
+        missing = [key for key in ("name", "subject") if key not in (reader.fieldnames or ())]
+        if missing:
+            return ScanTable(True, problem=f"lacks the column {' and '.join(missing)}", cure=_TABLE_CURE)
+        found = [(str(row["name"] or "").strip(), _read_row(row)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return ScanTable(True, problem=f"cannot be read ({error})", cure=_TABLE_CURE)
+    rows: dict[str, ScanRow] = {}
+    repeated = []
+    for name, row in found:
+        if name in rows:
+            repeated.append(name)
+        rows.setdefault(name, row)
+    return ScanTable(True, rows, tuple(dict.fromkeys(repeated)))
+
+
+_TABLE_CURE = "Save it as UTF-8 CSV with the columns name,subject,device,spacing_x_mm,spacing_y_mm."
+
+
+def read_cases(root: Path, splits: Sequence[str] = SPLITS) -> list[Case]:
+    """The scans that the lists name, split by split, each in list order. No picture is opened.
+
+    Args:
+        root: Folder that holds `dataset/` and `groundtruth/`.
+        splits: Which lists are read; `val` may be absent.
+
+    Raises:
+        DataError: A list or `scans.csv` is missing, unreadable, or holds a name that cannot be used.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder", action="Name the folder that holds dataset/ and groundtruth/.")
+    table = read_table(root)
+    if table.problem:
+        raise DataError(f"{root / SCANS_TABLE} {table.problem}", action=table.cure)
+    cases: list[Case] = []
+    seen: set[str] = set()
+    for split in splits:
+        if split in OPTIONAL_SPLITS and not os.path.lexists(list_path(root, split)):
+            continue
+        listed = read_list(root, split)
+        if listed.problem:
+            raise DataError(f"{listed.path} {listed.problem}", action=listed.cure)
+        for name in listed.names:
+            problem = name_problem(name) or ("is listed twice" if name in seen else "")
+            if problem:
+                raise DataError(f"{listed.path}: {name!r} {problem}", action="Mend the list.")
+            seen.add(name)
+            cases.append(make_case(root, split, name, table))
+    return cases
+
+
+def make_case(root: Path, split: str, name: str, table: ScanTable) -> Case:
+    """The case of one listed name, with what `scans.csv` knows of it."""
+    row = table.rows.get(name, ScanRow(subject=name))
+    paths = scan_path(root, split, name), mask_path(root, split, name)
+    return Case(name, split, row.subject or name, *paths, row.device, row.spacing_mm)
+
+
+def read_truth(root: Path) -> dict[str, Any]:
+    """`truth.json` of a phantom data set, keyed by scan name; empty where there is none."""
+    path = root / TRUTH
+    return read_json(path) if path.exists() else {}
+
+
+def read_scan(path: Path, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a scan, to the last byte.
+
+    Args:
+        path: An 8-bit grey PNG.
+        max_pixels: Largest picture that is decoded.
+
+    Returns:
+        Grey values, 0-255. # (H, W)
+
+    Raises:
+        PictureError: The file is anything else; the message names it and the cure.
+    """
+    return decode(path, read_bytes(path, max_pixels=max_pixels), max_pixels=max_pixels)
+
+
+def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Read a mask: as `read_scan`, the values are class ids. # (H, W)."""
+    return read_scan(path, max_pixels=max_pixels)
+
+
+def read_bytes(path: Path, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The content of a picture file, not yet decoded.
+
+    Raises:
+        PictureError: No such file, not readable, not a regular file, empty, or far larger than its pixels can be.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError(path, "unreadable", "not a regular file")
+        if status.st_size == 0:
+            raise PictureError(path, "damaged", "zero bytes")
+        if status.st_size > 2 * max_pixels + (1 << 20):
+            reason = f"{status.st_size} bytes, more than {max_pixels} px can need"
+            raise PictureError(path, "size", reason)
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        reason = "a link to nothing" if path.is_symlink() else "no such file"
+        raise PictureError(path, "missing", reason) from error
+    except OSError as error:
+        raise PictureError(path, "unreadable", f"cannot be read ({error.strerror})") from error
+
+
+def decode(path: Path, content: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Decode the content of an 8-bit grey PNG; `path` is for messages only. # (H, W).
+
+    The header is judged before anything is decoded, and the checksum of every chunk is verified: zlib alone does
+    not notice damage behind the last row.
+
+    Raises:
+        PictureError: Anything but a whole 8-bit grey PNG of at most `max_pixels`.
+    """
+    _check_header(path, content, max_pixels)
+    if _END not in content:
+        raise PictureError(path, "damaged", "truncated or damaged PNG (no end)")
+    try:
+        with PngImagePlugin.PngImageFile(io.BytesIO(content)) as picture:
+            picture.verify()
+        with PngImagePlugin.PngImageFile(io.BytesIO(content)) as picture:
+            pixels = np.array(picture, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
+        raise PictureError(path, "damaged", f"truncated or damaged PNG ({error})") from error
+    return pixels
+
+
+def _check_header(path: Path, content: bytes, max_pixels: int) -> None:
+    if not content.startswith(_SIGNATURE):
+        raise PictureError(path, "format", "not a PNG")
+    if len(content) < 33 or content[12:16] != b"IHDR":
+        raise PictureError(path, "damaged", "truncated or damaged PNG (no header)")
+    width, height, depth, colour = struct.unpack(">IIBB", content[16:26])
+    if width * height > max_pixels or width == 0 or height == 0:
+        reason = f"{width} x {height} px, allowed are 1 to {max_pixels} px"
+        raise PictureError(path, "size", reason)
+    if (depth, colour) != (8, 0):
+        reason = f"{depth}-bit {_COLOUR_TYPES.get(colour, 'unknown')}, needed is 8-bit grey"
+        raise PictureError(path, "format", reason)
+
+
+def write_png(path: Path, array: npt.NDArray[np.uint8]) -> None:
+    """Write an 8-bit PNG (grey or RGB), atomically and without metadata. # (H, W) or (H, W, 3)."""
+    if array.dtype != np.uint8:
+        raise TypeError(f"a PNG of this project is 8-bit, not {array.dtype}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            Image.fromarray(array).save(stream, format="PNG", optimize=False, compress_level=6)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_small_file(path: Path) -> bytes:
+    """Content of a list or table; a pipe or device in its place would never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "not a regular file")
+    return path.read_bytes()
+
+
+def _read_row(row: Mapping[str | Any, Any]) -> ScanRow:
+    subject = str(row["subject"] or "").strip()
+    device = str(row.get("device") or "").strip()
+    texts = [str(row.get(key) or "").strip() for key in ("spacing_x_mm", "spacing_y_mm")]
+    problem = "" if subject else "has no subject"
+    if not (subject + device).isprintable():
+        return ScanRow(ascii(subject), ascii(device), None, "has a subject or device with a control character")
+    if not any(texts):
+        return ScanRow(subject, device, None, problem)
+    try:
+        x_mm, y_mm = (float(text) for text in texts)
+    except ValueError:
+        return ScanRow(subject, device, None, f"has the spacing {texts[0]!r} x {texts[1]!r} mm, not two numbers")
+    if not (math.isfinite(x_mm) and math.isfinite(y_mm)):
+        return ScanRow(subject, device, None, f"has the spacing {texts[0]!r} x {texts[1]!r} mm, not two numbers")
+    return ScanRow(subject, device, (x_mm, y_mm), problem)

@@ -1,0 +1,78 @@
+"""The tables of an evaluation, as CSV files that a spreadsheet, pandas and `dvc plots` read.
+
+Numbers are rounded and cells of what was not scored are blank, so that equal runs write equal bytes.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sa2net.anatomy import CLASS_NAMES, FOREGROUND
+from sa2net.artifacts import CONFUSION, DICE_PER_CLASS, PER_SCAN, PER_SCAN_COLUMNS, RELIABILITY, Scores, write_text
+from sa2net.evaluation.metrics import METRICS
+from sa2net.evaluation.scoring import DECIMALS, Evaluation, ScanResult
+
+
+def write_tables(folder: Path, evaluation: Evaluation, scores: Scores) -> None:
+    """Write `per_scan.csv`, `confusion.csv`, `dice_per_class.csv` and `reliability.csv`."""
+    write_text(folder / PER_SCAN, _csv(PER_SCAN_COLUMNS, _per_scan(evaluation.results)))
+    write_text(folder / CONFUSION, _csv(("actual", "predicted", "share", "pixels"), _confusion(evaluation)))
+    write_text(folder / DICE_PER_CLASS, _csv(("class", "dice", "low", "high"), _dice(scores)))
+    header = ("low", "high", "confidence", "accuracy", "pixels")
+    write_text(folder / RELIABILITY, _csv(header, _reliability(evaluation)))
+
+
+def row_shares(evaluation: Evaluation) -> list[list[float]]:
+    """The confusion matrix with rows (truth) that sum to 1; a class that no truth holds has zeros. # (K, K)."""
+    totals = np.maximum(evaluation.confusion.sum(axis=1, keepdims=True), 1)
+    shares: list[list[float]] = (evaluation.confusion / totals).tolist()
+    return shares
+
+
+def _per_scan(results: Sequence[ScanResult]) -> Iterable[list[str]]:
+    for result in results:
+        for score in result.scores:
+            values = [_number(float(getattr(score, metric))) for metric in METRICS]
+            counts = [str(score.truth_px), str(score.prediction_px)]
+            case = result.case
+            yield [case.name, case.subject, case.device, score.name, *values, score.unit, *counts]
+
+
+def _confusion(evaluation: Evaluation) -> Iterable[list[str]]:
+    shares = row_shares(evaluation)
+    for actual, name in enumerate(CLASS_NAMES):
+        for predicted, other in enumerate(CLASS_NAMES):
+            yield [name, other, _number(shares[actual][predicted]), str(evaluation.confusion[actual, predicted])]
+
+
+def _dice(scores: Scores) -> Iterable[list[str]]:
+    rows = [("mean", scores.mean.dice), *((item.name, scores.per_class[item.name].dice) for item in FOREGROUND)]
+    for name, estimate in rows:
+        if estimate is not None:
+            yield [
+                name,
+                *("" if value is None else _number(value) for value in (estimate.value, estimate.low, estimate.high)),
+            ]
+
+
+def _reliability(evaluation: Evaluation) -> Iterable[list[str]]:
+    for item in evaluation.reliability:
+        if item.pixels:
+            numbers = (item.low, item.high, item.confidence, item.accuracy)
+            yield [*(_number(value) for value in numbers), str(item.pixels)]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else repr(round(value, DECIMALS))
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()

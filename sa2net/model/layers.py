@@ -1,0 +1,137 @@
+"""The building blocks that every part of the network shares, so that each rule is written once.
+
+Two rules matter: pictures are resized with half-pixel centres everywhere (`resize`), and a batch norm
+that sees a single value per channel does not fail (`BatchNorm2d`).
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPSILON = 1e-6
+"""Floor of a mean square before its root is divided by."""
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation with half-pixel centres, up or down, without antialiasing.
+
+    Args:
+        x: (B, C, H, W).
+        size: Rows and columns of the result.
+
+    Returns:
+        (B, C, *size); `x` itself where it has that size already.
+    """
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 if it is in half precision (softmax and sums need the range), else untouched."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that also trains on a batch of one over a 1 x 1 map.
+
+    A single value per channel has no variance, and torch refuses it. Here such a batch is normalised
+    with the running statistics, as in evaluation, and does not update them. Parameters, buffers and
+    all other behaviour are those of `torch.nn.BatchNorm2d`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
+        """Normalise `input` (B, C, H, W)."""
+        if self.training and input.numel() == input.shape[1]:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def tolerate_single_values(module: nn.Module) -> nn.Module:
+    """Replace every plain `torch.nn.BatchNorm2d` inside `module` by ours, weights and state dict names kept."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            replacement = BatchNorm2d(
+                child.num_features,
+                eps=child.eps,
+                momentum=child.momentum,
+                affine=child.affine,
+                track_running_stats=child.track_running_stats,
+            )
+            replacement.load_state_dict(child.state_dict())
+            setattr(module, name, replacement)
+        else:
+            tolerate_single_values(child)
+    return module
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm and, unless switched off, ReLU.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Side of the square kernel.
+        padding: Zeros added on each side; None keeps the size.
+        activate: Whether the ReLU follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        padding: int | None = None,
+        activate: bool = True,
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+        self.norm = BatchNorm2d(out_channels)
+        self.activate = activate
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        x = self.norm(self.conv(x))
+        return functional.relu(x, inplace=True) if self.activate else x
+
+
+class Classifier(nn.Sequential):
+    """Channel dropout, then a 1 x 1 convolution to one logit map a class."""
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv = nn.Conv2d(in_channels, num_classes, 1)
+        nn.init.normal_(self.conv.weight, std=0.01)
+        nn.init.zeros_(cast(nn.Parameter, self.conv.bias))
+
+
+class ScaleFreeEnergies(nn.Module):
+    """Bring a matrix of softmax energies to a set spread, whatever the size of the picture.
+
+    The energies of both attention-like modules are sums over all positions, so they grow with the
+    picture until their softmax is one-hot and nothing behind it learns. Here every row is centred
+    (which no softmax notices), the matrix is divided by its root mean square, and multiplied by one
+    learned temperature that starts at `spread`: the softmax is neither flat nor one-hot at the start,
+    and a crop is treated like a whole scan.
+
+    Args:
+        spread: Root mean square of the result before anything is learned.
+    """
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(spread).log())
+
+    def forward(self, energies: Tensor) -> Tensor:
+        """(B, rows, columns) -> the same shape; the softmax runs over the columns."""
+        centred = energies - energies.mean(dim=-1, keepdim=True)
+        mean_square = centred.square().mean(dim=(-2, -1), keepdim=True)
+        return centred * torch.rsqrt(mean_square + EPSILON) * self.log_temperature.exp()

@@ -1,0 +1,156 @@
+"""The run of a step in MLflow, which a training survives even if MLflow does not.
+
+`step_run` opens it, hands the step a `Tracker`, and ends it as FINISHED, FAILED or KILLED. While the server is out of
+reach, everything goes to a spool on disk and is sent when the server is back, with its original times: at the latest
+at the end of the step, else by the next step on this machine. A server that is down at the start costs nothing more: the
+run is created when it is back. A server that refuses us (wrong address, no permission) ends the step before it starts.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from sa2net.errors import Sa2NetError
+from sa2net.registry import environment, execution, spool, store
+from sa2net.registry.spool import Call, Header, Spool
+from sa2net.registry.tracker import LONGEST_TAG, Status, SystemMetrics, Tracker
+
+__all__ = ["Tracker", "send_abandoned", "step_run"]
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def step_run(
+    step: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    system_metrics: bool = False,
+) -> Iterator[Tracker]:
+    """Run a step as an MLflow run, below the run of the pipeline execution that it belongs to.
+
+    Args:
+        step: Name of the step.
+        params: Its settings, logged at once.
+        tags: Tags of the run, beside those that say what it is made with (`sa2net.registry.environment`); those that
+            start with `sa2net.` are given to a new parent run too.
+        system_metrics: Sample processor, memory, disk, network and GPU every 10 s.
+
+    Yields:
+        The tracker.
+
+    Raises:
+        StorageError: MLflow answers and refuses us; nothing was started.
+    """
+    facts = environment.describe()
+    header = Header(
+        step=step,
+        uri=store.public_uri(store.tracking_uri()),
+        start=int(time.time() * 1000),
+        execution=execution.current(),
+        tags={name: str(value)[:LONGEST_TAG] for name, value in {**facts.tags(), **(tags or {})}.items()},
+    )
+    tracker = _open(header)
+    with _terminable():
+        try:
+            _log_facts(tracker, facts, params or {})
+            if system_metrics:
+                with SystemMetrics(tracker):
+                    yield tracker
+            else:
+                yield tracker
+        except BaseException as error:
+            tracker.end(*_outcome(error))
+            raise
+        tracker.end("FINISHED")
+
+
+def _log_facts(tracker: Tracker, facts: environment.Environment, params: Mapping[str, Any]) -> None:
+    if params:
+        tracker.log_params(params)
+    tracker.log_text("\n".join(environment.installed_packages()) + "\n", "packages.txt")
+    if facts.revision.diff:
+        tracker.log_text(facts.revision.diff + "\n", "code.diff")
+
+
+def _open(header: Header) -> Tracker:
+    journal = Spool.create(header)
+    tracker = Tracker(journal)
+    try:
+        if store.reachable(store.tracking_uri()):
+            with store.storage_errors("start a run"):
+                try:
+                    client = store.client_for(store.tracking_uri())
+                    send_abandoned(client)
+                    spool.identify(client, journal)
+                except Exception as error:
+                    if store.is_denied(error) or store.is_refused(error) or not store.is_outage(error):
+                        raise
+                    tracker.lost(error)
+        else:
+            tracker.lost(ConnectionError(f"{header.uri} does not answer"))
+    except BaseException:
+        journal.delete()
+        raise
+    return tracker
+
+
+def send_abandoned(client: Any) -> int:
+    """Send what earlier steps on this machine could not send, and close the runs of processes that died.
+
+    Returns:
+        How many runs were completed.
+    """
+    done = 0
+    uri = store.public_uri(store.tracking_uri())
+    for journal in Spool.abandoned():
+        if journal.header.uri != uri:
+            continue
+        if not any(call.kind == "end" for call in journal.pending):
+            newest = max(path.stat().st_mtime for path in journal.folder.iterdir())
+            content = {"status": "KILLED", "message": "the process ended without a word"}
+            journal.append(Call("end", int(newest * 1000), content))
+        try:
+            journal.send(client)
+        except Exception as error:
+            if not store.is_refused(error):
+                raise
+            log.warning("the spool %s cannot be sent and stays: %s", journal.folder, error)
+            continue
+        journal.delete()
+        done += 1
+    spool.close_ended_executions(client, uri)
+    return done
+
+
+def _outcome(error: BaseException) -> tuple[Status, str]:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED", "interrupted"
+    if isinstance(error, SystemExit):
+        return ("FINISHED", "") if error.code in (0, None) else ("KILLED", f"ended with exit code {error.code}")
+    return "FAILED", message if isinstance(error, Sa2NetError) else f"{type(error).__name__}: {message}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that the run is ended; only where nobody else handles it."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,124 @@
+"""The evaluate step: score a model folder on one split and write the scores, tables, pictures and the report."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sa2net.artifacts import (
+    EVALUATION_REPORT,
+    PER_SCAN,
+    SCORES,
+    TIMING_JSON,
+    Scores,
+    folder_sha256,
+    replaced_folder,
+    write_json,
+    write_scores,
+)
+from sa2net.config import EvaluateConfig
+from sa2net.data.layout import list_path, read_cases
+from sa2net.data.store import data_md5
+from sa2net.errors import DataError
+from sa2net.evaluation.report import write_report
+from sa2net.evaluation.scoring import is_phantom, read_groups, score, summarise, timing
+from sa2net.evaluation.tables import write_tables
+from sa2net.inference.predictor import Predictor
+from sa2net.registry import tracking
+from sa2net.registry.environment import write_run_json
+
+logger = logging.getLogger(__name__)
+METRICS = ("dice", "iou", "nsd", "hd95")
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What the step made.
+
+    Attributes:
+        out: Folder with `scores.json`, the tables, `overlays/` and `report.html`.
+        scores: The content of `scores.json`.
+        seconds_per_scan: Median time of a prediction.
+    """
+
+    out: Path
+    scores: Scores
+    seconds_per_scan: float
+
+
+def run(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bool = True) -> EvaluateResult:
+    """Score a model, as a tracked run.
+
+    Args:
+        cfg: The evaluate section.
+        data: Folder that holds `dataset/` and `groundtruth/`.
+        model: Model folder.
+        out: Folder to write; replaced whole once everything is done.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: No scans in the split, or a scan, mask or model folder that cannot be used.
+        DeviceError: The device cannot be used.
+        StorageError: The tracking server refuses us.
+    """
+    params = {"evaluate": cfg.model_dump(mode="json")}
+    with tracking.step_run("evaluate", params=params) as tracker:
+        result = score_model(cfg, data=data, model=model, out=out, progress=progress)
+        scores = result.scores
+        tracker.set_tags({"data_md5": scores.data_md5, "model_sha256": scores.model_sha256, "phantom": scores.phantom})
+        tracker.log_metrics(_numbers(scores) | {"seconds_per_scan": result.seconds_per_scan})
+        if scores.mean.dice is not None:
+            tracker.log_headline({f"{cfg.split}_dice_mean": scores.mean.dice.value})
+        for name in (SCORES, PER_SCAN):
+            tracker.log_file(out / name)
+        tracker.log_picture(out / EVALUATION_REPORT, policy=cfg.log_pictures, folder="")
+        write_run_json(out, tracker)
+    return result
+
+
+def _numbers(scores: Scores) -> dict[str, float]:
+    """The scores as flat names: `test_dice_rib` and so on."""
+    groups = {"mean": scores.mean, **scores.per_class}
+    estimates = {
+        f"{scores.split}_{metric}_{name}": getattr(group, metric)
+        for name, group in groups.items()
+        for metric in METRICS
+    }
+    numbers = {name: estimate.value for name, estimate in estimates.items() if estimate is not None}
+    return numbers | {f"{scores.split}_calibration_error": scores.calibration.ece}
+
+
+def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bool = True) -> EvaluateResult:
+    """Score a model and write its folder; nothing is tracked."""
+    cases = read_cases(data, [cfg.split])
+    if not cases:
+        raise DataError(
+            f"there is nothing to score in the split {cfg.split}",
+            evidence=f"{list_path(data, cfg.split)} names no scan",
+            action="List the scans there, one name a line, or choose another split with --set evaluate.split=...",
+        )
+    predictor = Predictor.load(
+        model,
+        mode=cfg.mode,
+        scales=cfg.scales,
+        flip=cfg.flip,
+        device=cfg.device,
+        precision=cfg.precision,
+        threads=cfg.threads,
+    )
+    with replaced_folder(out) as fresh, tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as masks:
+        evaluation = score(cases, predictor.probabilities, cfg, masks=Path(masks), progress=progress)
+        scores = summarise(
+            evaluation,
+            cfg,
+            data_md5=data_md5(data),
+            model_sha256=folder_sha256(model),
+            phantom=is_phantom(data, cases),
+        )
+        write_scores(fresh / SCORES, scores)
+        write_tables(fresh, evaluation, scores)
+        write_report(fresh, evaluation, scores, cfg, masks=Path(masks), groups=read_groups(data, cases))
+        seconds = timing(evaluation, device=str(predictor.device), threads=cfg.threads)
+        write_json(fresh / TIMING_JSON, seconds)
+    logger.info("Scores, tables and report are in %s", out)
+    return EvaluateResult(out, scores, float(seconds["seconds_per_scan"]["median"]))

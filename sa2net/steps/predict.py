@@ -1,0 +1,187 @@
+"""Segment scans that have no mask: a mask, an overlay and a JSON for each."""
+
+import glob
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from sa2net.anatomy import CLASSES
+from sa2net.artifacts import folder_sha256, write_json
+from sa2net.config import EvaluateConfig
+from sa2net.data.framing import Grey
+from sa2net.data.layout import MASK_SUFFIX, read_scan, write_png
+from sa2net.data.sweep import sweep_width
+from sa2net.errors import DataError, Sa2NetError
+from sa2net.evaluation.overlay import draw_mask
+from sa2net.inference.predictor import Prediction, Predictor
+
+logger = logging.getLogger(__name__)
+OVERLAY_SUFFIX = "_overlay"
+SHOWN = 5
+
+
+def run(
+    scans: Sequence[str],
+    model: Path,
+    out: Path,
+    *,
+    cfg: EvaluateConfig,
+    spacing_mm: tuple[float, float] | None = None,
+    model_name: str = "",
+    progress: bool = True,
+) -> int:
+    """Predict every scan that `scans` names; return how many.
+
+    Writes for each `NAME_bone_3.png` (class ids, exactly the scan's size), `NAME_overlay.png` and `NAME.json`.
+
+    Args:
+        scans: Files, folders (their PNG files) and globs.
+        model: Model folder.
+        out: Folder to write; made where absent.
+        cfg: Inference settings: mode, scales, flip, device, precision, threads.
+        spacing_mm: Size of the pixels (x, y), mm, where known.
+        model_name: How the model was asked for; kept in the JSON.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: Nothing to do, or some files could not be used; all others are done by then.
+    """
+    if spacing_mm is not None and min(spacing_mm) <= 0:
+        raise DataError(
+            "the pixel spacing cannot be right",
+            evidence=f"{spacing_mm} mm",
+            action="Give two positive numbers, x and y, in mm.",
+        )
+    named = _output_names(find_scans(scans))
+    predictor = Predictor.load(
+        model,
+        mode=cfg.mode,
+        scales=cfg.scales,
+        flip=cfg.flip,
+        device=cfg.device,
+        precision=cfg.precision,
+        threads=cfg.threads,
+    )
+    identity = {"name": model_name, "sha256": folder_sha256(model), "data_md5": predictor.info.data_md5}
+    faults: list[str] = []
+    for name, path in tqdm(named.items(), desc="predict", unit="scan", disable=not progress):
+        try:
+            scan = read_scan(path)
+            prediction = predictor.probabilities(scan, spacing_mm)
+        except Sa2NetError as error:
+            logger.error("%s", error)
+            faults.append(f"{path} ({error.evidence or error.what})")
+            continue
+        write_png(out / f"{name}{MASK_SUFFIX}.png", prediction.mask)
+        write_png(out / f"{name}{OVERLAY_SUFFIX}.png", draw_mask(scan, prediction.mask))
+        write_json(out / f"{name}.json", _describe(path, scan, prediction, predictor, spacing_mm, identity))
+    if faults:
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise DataError(
+            f"{len(faults)} of {len(named)} scans could not be segmented",
+            evidence="; ".join(faults[:SHOWN]) + more,
+            action=f"Mend or leave out these files; the others are done and lie in {out}.",
+        )
+    return len(named)
+
+
+def find_scans(named: Iterable[str]) -> list[Path]:
+    """Files, folders and globs to the files they mean, in order, each once. What we wrote earlier is left out.
+
+    Raises:
+        DataError: A name means nothing at all.
+    """
+    found: dict[Path, None] = {}
+    for text in named:
+        path = Path(text)
+        if path.is_dir():
+            matches = sorted(path.glob("*.[pP][nN][gG]"))
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True)) if Path(match).is_file()]  # noqa: PTH207 - absolute patterns
+        if path.is_dir() or path not in matches:
+            matches = [match for match in matches if not match.stem.endswith((MASK_SUFFIX, OVERLAY_SUFFIX))]
+        if not matches:
+            raise DataError(
+                f"{text} names no scan",
+                evidence="no such file, or no PNG file in it",
+                action="Name PNG files, a folder of them, or a glob.",
+            )
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _output_names(paths: Sequence[Path]) -> dict[str, Path]:
+    """A name for each file's results: its stem, with its folder's name before it where stems collide."""
+    stems = Counter(path.stem for path in paths)
+    names: dict[str, Path] = {}
+    for path in paths:
+        name = path.stem if stems[path.stem] == 1 else f"{path.resolve().parent.name}_{path.stem}"
+        if name in names:
+            raise DataError(
+                "two scans would get the same name",
+                evidence=f"{names[name]} and {path}",
+                action="Predict them in two calls.",
+            )
+        names[name] = path
+    return names
+
+
+def _describe(
+    path: Path,
+    scan: Grey,
+    prediction: Prediction,
+    predictor: Predictor,
+    spacing_mm: tuple[float, float] | None,
+    identity: dict[str, str],
+) -> dict[str, Any]:
+    """The JSON of one scan. Areas are mm2 where the spacing is known, else left out."""
+    pixels = np.bincount(prediction.mask.ravel(), minlength=len(CLASSES))
+    classes: dict[str, dict[str, float]] = {}
+    for item in CLASSES:
+        classes[item.name] = {"id": item.id, "pixels": int(pixels[item.id])}
+        if spacing_mm is not None:
+            classes[item.name]["area_mm2"] = float(pixels[item.id]) * spacing_mm[0] * spacing_mm[1]
+    return {
+        "schema_version": 1,
+        "scan": path.name,
+        "height": scan.shape[0],
+        "width": scan.shape[1],
+        "spacing_mm": list(spacing_mm) if spacing_mm else [],
+        "scaled_by": prediction.scaled_by,
+        "scale": prediction.scale,
+        "model": identity,
+        "classes": classes,
+        "warnings": _warnings(scan, prediction, predictor),
+        "intended_use": "research only",
+    }
+
+
+def _warnings(scan: Grey, prediction: Prediction, predictor: Predictor) -> list[str]:
+    """Where the scan or its mask lies outside what the model learnt from."""
+    bounds = predictor.info.bounds
+    warnings = []
+    found = {item.name: int((prediction.mask == item.id).sum()) for item in CLASSES[1:]}
+    warnings += [f"no {name} was found" for name, count in found.items() if not count]
+    # Seen at working scale, every scan has about the same width: what differs is the length beside it.
+    sweep = sweep_width(scan) * prediction.scale
+    low, high = 0.5 * predictor.info.sweep_width, 2.0 * predictor.info.sweep_width
+    if prediction.scaled_by == "spacing" and not low <= sweep <= high:
+        warnings.append(
+            f"the sweep is {sweep:.0f} px wide at working scale, the train scans {predictor.info.sweep_width}: check the pixel spacing"
+        )
+    for item in CLASSES[1:]:
+        if item.name in bounds.grey and found[item.name]:
+            grey = float(scan[prediction.mask == item.id].mean())
+            learnt = bounds.grey[item.name]
+            if not learnt.low <= grey <= learnt.high:
+                warnings.append(
+                    f"mean grey of {item.label} is {grey:.0f}, {learnt.low:.0f}-{learnt.high:.0f} in the train scans"
+                )
+    return warnings

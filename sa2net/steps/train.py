@@ -1,0 +1,203 @@
+"""Train: from checked data to a model folder that explains itself."""
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sa2net.anatomy import CLASS_NAMES
+from sa2net.artifacts import (
+    HISTORY,
+    MANIFEST,
+    TIMING_JSON,
+    VALIDATION,
+    VALIDATION_REPORT,
+    ModelInfo,
+    file_sha256,
+    folder_sha256,
+    read_model_info,
+    read_validation,
+    read_weights,
+    write_json,
+    write_model,
+    write_text,
+)
+from sa2net.config import TrainConfig
+from sa2net.data.framing import Grey
+from sa2net.data.layout import Case, write_png
+from sa2net.data.manifest import read_manifest
+from sa2net.errors import ConfigError, DataError
+from sa2net.evaluation.overlay import draw_overlay
+from sa2net.registry import tracking
+from sa2net.registry.versions import resolve
+from sa2net.training.checkpoint import CheckpointStore, Tensors
+from sa2net.training.loop import fit
+
+logger = logging.getLogger(__name__)
+MODEL = "model"
+PICTURES = 3
+"""Validation scans whose overlays are logged, the first so many by name."""
+_CODE = ("anatomy.py", "artifacts.py", "config.py", "data", "inference", "model", "training", "steps/train.py")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training left behind."""
+
+    model: Path
+    best_dice: float
+    best_epoch: int
+    epochs: int
+
+
+def run(
+    cfg: TrainConfig,
+    *,
+    data: Path,
+    validation: Path,
+    out: Path,
+    checkpoints: Path,
+    fresh: bool = False,
+    progress: bool = True,
+) -> TrainResult:
+    """Train a network on checked data.
+
+    Writes `model/` (see `sa2net.artifacts.ModelInfo`), `history.csv` (losses), `validation.csv` (Dice), and beside
+    them `run.json` and `timing.json`, which no later step reads for its result.
+
+    Args:
+        cfg: The train section.
+        data: Folder that holds dataset/ and groundtruth/.
+        validation: What the validate step wrote for this data.
+        out: Folder to write.
+        checkpoints: Folder of all trainings' checkpoints; outside `out`, which DVC empties.
+        fresh: Forget this training's checkpoints first.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: The validation is missing or of other data; a scan cannot be read.
+        ConfigError: `init_from` does not fit the network.
+        DeviceError: The device cannot be used.
+    """
+    report = read_validation(validation / VALIDATION_REPORT)
+    cases = read_manifest(validation / MANIFEST, data)
+    train_cases, val_cases = ([case for case in cases if case.split == split] for split in ("train", "val"))
+    if not train_cases or not val_cases:
+        raise DataError(
+            "nothing to train on",
+            evidence=f"{len(train_cases)} train and {len(val_cases)} val scans",
+            action="Run `sa2net validate` on a data set with both.",
+        )
+    scale = report.sweep_width / cfg.sweep_width
+    info = ModelInfo(
+        model=cfg.model,
+        class_names=CLASS_NAMES,
+        normalisation=report.normalisation,
+        sweep_width=cfg.sweep_width,
+        spacing_mm=tuple(size * scale for size in report.spacing_mm),
+        bounds=report.bounds,
+        data_md5=report.data_md5,
+        params={"train": cfg.model_dump(mode="json")},
+    )
+    initial, parent = _initial(cfg)
+    store = CheckpointStore(checkpoints, _key(cfg, report.data_md5, validation / MANIFEST, parent))
+    started = time.perf_counter()
+    tags = {"data_md5": report.data_md5, "parent_model": parent}
+    with (
+        store.locked(),
+        tracking.step_run("train", params=info.params, tags=tags, system_metrics=True) as tracker,
+        tempfile.TemporaryDirectory() as pictures,
+    ):
+        if fresh:
+            store.clear()
+        pictured = {case.name for case in sorted(val_cases, key=lambda case: case.name)[:PICTURES]}
+        observer = _Observer(tracker, cfg, pictured, Path(pictures))
+        fitted = fit(
+            cfg, info, train_cases, val_cases, checkpoints=store, observer=observer, initial=initial, progress=progress
+        )
+        write_model(out / MODEL, info, fitted.weights)
+        _write_history(out, fitted.history)
+        write_json(
+            out / TIMING_JSON, {"schema_version": 1, "seconds": time.perf_counter() - started, "threads": cfg.threads}
+        )
+        tracker.log_metrics(
+            {"best_val_dice": fitted.best_dice, "best_epoch": float(fitted.best_epoch)}, step=fitted.best_epoch
+        )
+        tracker.log_folder(out / MODEL, "model")
+        tracker.write_run_json(out)
+    return TrainResult(out / MODEL, fitted.best_dice, fitted.best_epoch, len(fitted.history))
+
+
+def _initial(cfg: TrainConfig) -> tuple[Tensors | None, str]:
+    """Weights to start from and the sha256 of their folder; (None, "") from scratch."""
+    if not cfg.init_from:
+        return None, ""
+    folder = resolve(cfg.init_from)
+    theirs = read_model_info(folder).model
+    ours = cfg.model.model_copy(update={"pretrained": theirs.pretrained, "dropout": theirs.dropout})
+    if theirs != ours:
+        differing = [
+            f"{key} {value!r} there, {getattr(ours, key)!r} here"
+            for key, value in dict(theirs).items()
+            if value != getattr(ours, key)
+        ]
+        raise ConfigError(
+            f"train.init_from: {cfg.init_from} is another network",
+            evidence="; ".join(differing),
+            action="Set train.model to the same values.",
+        )
+    return read_weights(folder), folder_sha256(folder)
+
+
+def _key(cfg: TrainConfig, data_md5: str, manifest: Path, parent: str) -> str:
+    """What determines a training: settings, data, split, starting weights, code. Another key never resumes."""
+    package = Path(__file__).parents[1]
+    files = sorted(
+        path
+        for part in _CODE
+        for path in ([package / part] if part.endswith(".py") else (package / part).rglob("*.py"))
+    )
+    code = {path.relative_to(package).as_posix(): file_sha256(path) for path in files}
+    parts = {
+        "train": cfg.model_dump(mode="json"),
+        "data": data_md5,
+        "manifest": file_sha256(manifest),
+        "parent": parent,
+        "code": code,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write_history(out: Path, history: list[dict[str, float]]) -> None:
+    """Losses of every epoch, and Dice where it was validated, as two tables without empty cells."""
+    table = pd.DataFrame(history)
+    table["epoch"] = table["epoch"].astype(int)
+    dice = ["epoch", *(column for column in table if column.startswith("val_"))]
+    write_text(out / HISTORY, table.drop(columns=dice[1:]).to_csv(index=False, lineterminator="\n"))
+    write_text(out / VALIDATION, table[dice].dropna().to_csv(index=False, lineterminator="\n"))
+
+
+class _Observer:
+    """Tells the tracker how the training goes."""
+
+    def __init__(self, tracker: tracking.Tracker, cfg: TrainConfig, pictured: set[str], folder: Path) -> None:
+        self.tracker, self.cfg, self.pictured, self.folder = tracker, cfg, pictured, folder
+
+    def epoch_ended(self, row: Mapping[str, float]) -> None:
+        """Log one epoch's numbers."""
+        self.tracker.log_metrics(
+            {name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"])
+        )
+
+    def validated(self, case: Case, scan: Grey, truth: Grey, prediction: Grey, epoch: int) -> None:
+        """Log the overlay of one validation scan, where the policy allows it."""
+        if case.name in self.pictured:
+            path = self.folder / f"{case.name}_epoch_{epoch:04d}.png"
+            write_png(path, draw_overlay(scan, truth, prediction, panel_height=960))
+            self.tracker.log_picture(path, policy=self.cfg.log_pictures, folder="validation")

@@ -1,0 +1,157 @@
+"""Checkpoints: one file an epoch, whole or not there, that only the same training may continue.
+
+They live outside the folders that DVC manages, since DVC empties those before a run. A file is safetensors with
+the rest of the state as JSON in its header: nothing is ever unpickled.
+"""
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from sa2net.artifacts import write_json
+
+logger = logging.getLogger(__name__)
+KEPT = 2
+"""Newest checkpoints kept: the last may be damaged by a power failure, the one before it not."""
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass
+class TrainingState:
+    """Everything that the rest of a training depends on, after `epoch` finished epochs.
+
+    Random states are not part of it: every draw is seeded by (seed, epoch, index).
+
+    Attributes:
+        epoch: Finished epochs.
+        network: Weights and buffers.
+        optimiser: `INDEX/NAME` -> state tensor of the parameter with that index.
+        best: Weights and buffers of the best validation so far; empty before the first.
+        history: One row an epoch.
+        best_dice: Mean foreground Dice of that validation; -1 before the first.
+        best_epoch: Its epoch.
+        stale: Validations since then.
+        scaler: State of the float16 loss scaler.
+        stopped: Early stopping has ended the training.
+    """
+
+    epoch: int = 0
+    network: Tensors = field(default_factory=dict)
+    optimiser: Tensors = field(default_factory=dict)
+    best: Tensors = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_dice: float = -1.0
+    best_epoch: int = 0
+    stale: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+    stopped: bool = False
+
+
+class CheckpointStore:
+    """The checkpoints of one training.
+
+    Args:
+        root: Folder of all trainings' checkpoints.
+        key: Hash of all that determines the training; another key never resumes.
+    """
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.folder = root / key
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only trainer of this key on this machine; wait for a living one, ignore a dead one's lock."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock, owner = filelock.FileLock(self.folder / "lock"), self.folder / "owner.json"
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            named = owner.read_text(encoding="utf-8").strip() if owner.exists() else "unknown"
+            logger.warning(
+                "another process is at the same training (%s); waiting until it ends, then going on from its checkpoint",
+                " ".join(named.split()),
+            )
+            lock.acquire()
+        try:
+            write_json(
+                owner,
+                {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
+            )
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def save(self, state: TrainingState) -> Path:
+        """Write the state after an epoch, atomically, and drop what is older than the last two."""
+        groups = {"network": state.network, "optimiser": state.optimiser, "best": state.best}
+        tensors = {
+            f"{group}/{name}": value.detach().cpu().contiguous()
+            for group, content in groups.items()
+            for name, value in content.items()
+        }
+        rest = {name: value for name, value in vars(state).items() if name not in groups}
+        path = self.folder / f"epoch-{state.epoch:06d}.safetensors"
+        partial = path.with_suffix(".partial")
+        # Tensors that share memory (a best state just taken from the network) are written twice.
+        save_file(
+            {name: value.clone() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(rest)}
+        )
+        partial.replace(path)
+        for old in self._files()[:-KEPT]:
+            old.unlink()
+        return path
+
+    def load(self) -> TrainingState | None:
+        """The newest checkpoint that can be read; None where there is none."""
+        for path in reversed(self._files()):
+            try:
+                with safe_open(path, framework="pt") as stream:
+                    rest = json.loads(stream.metadata()["state"])
+                tensors = load_file(path)
+                return TrainingState(
+                    **rest, **{group: _take(tensors, group) for group in ("network", "optimiser", "best")}
+                )
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                logger.warning("checkpoint %s cannot be read (%s); trying the one before it", path.name, error)
+        return None
+
+    def clear(self) -> None:
+        """Forget all checkpoints of this key."""
+        for path in self._files():
+            path.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("epoch-*.safetensors"))
+
+
+def _take(tensors: Mapping[str, torch.Tensor], group: str) -> Tensors:
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
+    """An optimiser's state as named tensors."""
+    state = optimiser.state_dict()["state"]
+    return {f"{index}/{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put named tensors back; the parameter groups are those of the settings."""
+    state: dict[int, Tensors] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,223 @@
+"""The training loop: model, data, optimiser, schedule, epochs, validation, checkpoints."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
+from sa2net.artifacts import ModelInfo
+from sa2net.config import TrainConfig
+from sa2net.data.dataset import CropDataset, EpochSampler, FramedScan, derived_seed, frame_case
+from sa2net.data.framing import Grey, WorkingScale
+from sa2net.data.layout import Case, read_mask, read_scan
+from sa2net.errors import DataError, DeviceError
+from sa2net.inference.device import resolve_device, resolve_precision, set_threads
+from sa2net.inference.predictor import Predictor
+from sa2net.model.losses import build_loss
+from sa2net.model.network import build
+from sa2net.training.checkpoint import CheckpointStore, Tensors, TrainingState, optimiser_tensors, restore_optimiser
+from sa2net.training.schedule import learning_rate, make_optimiser
+
+logger = logging.getLogger(__name__)
+_MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+class Observer(Protocol):
+    """Who is told how a training goes."""
+
+    def epoch_ended(self, row: Mapping[str, float]) -> None:
+        """Losses, Dice per class where validated, learning rate and throughput of one epoch."""
+
+    def validated(self, case: Case, scan: Grey, truth: Grey, prediction: Grey, epoch: int) -> None:
+        """One validation scan with its masks; called for the first scans of each validation."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome: best weights by validation Dice, and the rows of all epochs."""
+
+    weights: Tensors
+    history: list[dict[str, float]]
+    best_dice: float
+    best_epoch: int
+
+
+def fit(
+    cfg: TrainConfig,
+    info: ModelInfo,
+    train_cases: Sequence[Case],
+    val_cases: Sequence[Case],
+    *,
+    checkpoints: CheckpointStore,
+    observer: Observer,
+    initial: Tensors | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Train a network from its settings, or go on where a killed training stopped.
+
+    Args:
+        cfg: The train section.
+        info: What the model folder will say: normalisation, working scale.
+        train_cases: Cases that are learnt from.
+        val_cases: Cases that choose the best epoch; of other subjects.
+        checkpoints: Where the state after each epoch is kept; locked by the caller.
+        observer: Told after each epoch.
+        initial: Weights to start from.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: A scan cannot be read, or the loss became NaN.
+        DeviceError: The device cannot be used, or its memory is too small.
+    """
+    device = resolve_device(cfg.device)
+    precision = resolve_precision(cfg.precision, device)
+    set_threads(cfg.threads)
+    torch.manual_seed(derived_seed(cfg.seed, "weights"))
+    network = build(cfg.model)
+    if initial is not None:
+        network.load_state_dict(initial)
+    loss_function = build_loss(cfg.loss)
+    optimiser = make_optimiser(network, cfg)
+
+    working = WorkingScale(info.sweep_width, (info.spacing_mm[0], info.spacing_mm[1]) if info.spacing_mm else None)
+    crops = CropDataset(
+        _frames(train_cases, working, progress),
+        info.normalisation,
+        cfg.augment,
+        crops_per_scan=cfg.crops_per_scan,
+        seed=cfg.seed,
+    )
+    loader = DataLoader(crops, batch_size=cfg.batch_size, sampler=EpochSampler(crops), num_workers=cfg.workers)
+    validation = [(case, read_scan(case.scan), read_mask(case.mask)) for case in val_cases]
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with different settings
+    GradientState._reset_state()
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[precision])
+    model, optimiser_, batches = accelerator.prepare(network, optimiser, loader)
+    predictor = Predictor(network, info, device=device, precision=precision)
+
+    state = checkpoints.load() or TrainingState()
+    if state.epoch:
+        logger.info("going on after epoch %d of %d", state.epoch, cfg.epochs)
+        network.load_state_dict(state.network)
+        restore_optimiser(optimiser, state.optimiser)
+        if accelerator.scaler is not None and state.scaler:
+            accelerator.scaler.load_state_dict(state.scaler)
+
+    steps = len(batches)
+    with tqdm(
+        total=cfg.epochs * steps,
+        initial=state.epoch * steps,
+        unit="step",
+        desc="train",
+        disable=not progress,
+        mininterval=1.0,
+    ) as bar:
+        while state.epoch < cfg.epochs and not state.stopped:
+            epoch = state.epoch
+            crops.epoch = epoch
+            torch.manual_seed(derived_seed(cfg.seed, "dropout", epoch, accelerator.process_index))
+            model.train()
+            parts_sum: dict[str, float] = {}
+            started = time.perf_counter()
+            for index, (picture, mask) in enumerate(batches):
+                rate = learning_rate(cfg, epoch + index / steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                with _memory_explained(cfg):
+                    with accelerator.autocast():
+                        logits = model(picture)
+                    parts = loss_function(logits, mask)
+                    accelerator.backward(parts["total"])
+                    if cfg.clip_norm:
+                        accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm)
+                    optimiser_.step()
+                    optimiser_.zero_grad()
+                for name, value in parts.items():
+                    parts_sum[name] = parts_sum.get(name, 0.0) + float(value.detach())
+                bar.set_postfix(
+                    epoch=epoch + 1,
+                    loss=f"{parts_sum['total'] / (index + 1):.3f}",
+                    dice=f"{state.best_dice:.3f}" if state.best else "-",
+                    refresh=False,
+                )
+                bar.update()
+            seconds = time.perf_counter() - started
+            row = {"epoch": float(epoch + 1), "learning_rate": rate} | {
+                f"loss_{name}": value / steps for name, value in parts_sum.items()
+            }
+            if not np.isfinite(row["loss_total"]):
+                raise DataError(
+                    "the loss is not a number any more",
+                    evidence=f"epoch {epoch + 1}, learning rate {rate:.2g}",
+                    action="Lower train.learning_rate, or set train.precision to float32.",
+                )
+            state.epoch = epoch + 1
+            if state.epoch % cfg.validate_every == 0 or state.epoch == cfg.epochs:
+                row |= _validate(predictor, validation, observer, state.epoch)
+                _keep_best(state, network, row["val_dice_mean"], cfg)
+            state.history.append(row)
+            state.network = {name: value.detach() for name, value in network.state_dict().items()}
+            state.optimiser = optimiser_tensors(optimiser)
+            state.scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+            checkpoints.save(state)
+            observer.epoch_ended(row | {"crops_per_second": len(crops) / seconds})
+    return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
+
+
+def _frames(cases: Sequence[Case], working: WorkingScale, progress: bool) -> list[FramedScan]:
+    return [
+        frame_case(case, working)
+        for case in tqdm(cases, desc="read scans", unit="scan", disable=not progress, leave=False)
+    ]
+
+
+def _validate(
+    predictor: Predictor, validation: Sequence[tuple[Case, Grey, Grey]], observer: Observer, epoch: int
+) -> dict[str, float]:
+    """Dice per class and their mean, over the validation scans at their own size."""
+    dice = {item.name: [] for item in FOREGROUND}  # type: dict[str, list[float]]
+    for case, scan, truth in validation:
+        prediction = predictor(scan, case.spacing_mm)
+        valid = truth != IGNORE_INDEX
+        for item in FOREGROUND:
+            predicted, true = (prediction == item.id) & valid, truth == item.id
+            if predicted.any() or true.any():
+                dice[item.name].append(2.0 * float((predicted & true).sum()) / float(predicted.sum() + true.sum()))
+        observer.validated(case, scan, truth, prediction, epoch)
+    means = {f"val_dice_{name}": float(np.mean(values)) for name, values in dice.items() if values}
+    return means | {"val_dice_mean": float(np.mean(list(means.values())))}
+
+
+def _keep_best(state: TrainingState, network: nn.Module, dice: float, cfg: TrainConfig) -> None:
+    """Keep the weights of the best validation, and count the validations since then."""
+    if dice > state.best_dice:
+        state.best = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        state.best_dice, state.best_epoch, state.stale = dice, state.epoch, 0
+        return
+    state.stale += 1
+    state.stopped = bool(cfg.patience) and state.stale >= cfg.patience
+
+
+@contextmanager
+def _memory_explained(cfg: TrainConfig) -> Iterator[None]:
+    """Turn an out-of-memory trace into a message that names the settings."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            "the GPU's memory is too small for this step",
+            evidence=f"batch {cfg.batch_size} of {cfg.augment.crop_height} x {cfg.augment.crop_width}, {cfg.model.channels} channels; {error}",
+            action="Lower train.batch_size, train.augment.crop_height or crop_width, or train.model.channels.",
+        ) from error

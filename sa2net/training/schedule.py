@@ -1,0 +1,37 @@
+"""The learning rate over a training, and which parameters decay."""
+
+import math
+
+import torch
+from torch import nn
+
+from sa2net.config import TrainConfig
+
+POLY_POWER = 0.9
+
+
+def learning_rate(cfg: TrainConfig, progress: float) -> float:
+    """Learning rate after `progress` epochs (a fraction is a step within an epoch).
+
+    A linear warm-up, then the chosen decay to zero at the end of the last epoch.
+    """
+    if progress < cfg.warmup_epochs:
+        # Never exactly zero, so that the first step learns something.
+        return cfg.learning_rate * max(progress / cfg.warmup_epochs, 1e-2)
+    share = min((progress - cfg.warmup_epochs) / max(cfg.epochs - cfg.warmup_epochs, 1e-9), 1.0)
+    match cfg.schedule:
+        case "cosine":
+            factor = 0.5 * (1.0 + math.cos(math.pi * share))
+        case "poly":
+            factor = (1.0 - share) ** POLY_POWER
+        case "constant":
+            factor = 1.0
+    return cfg.learning_rate * factor
+
+
+def make_optimiser(network: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; norms, biases and single scalars do not decay."""
+    decaying = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim >= 2]
+    steady = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim < 2]
+    groups = [{"params": decaying, "weight_decay": cfg.weight_decay}, {"params": steady, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate)

@@ -1,0 +1,231 @@
+"""The whole line in a copy of the project: make run, healing, caching, kill and resume, equal runs.
+
+Everything here is long: it trains for real, on a small data set, through `make` and DVC.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from factories import write_data_set
+
+from sa2net.artifacts import folder_sha256
+from sa2net.config import Config
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+SETTINGS = [
+    "train.epochs=6",
+    "train.validate_every=2",
+    "train.sweep_width=48",
+    "train.crops_per_scan=4",
+    "train.augment.crop_height=128",
+    "train.augment.crop_width=64",
+    "train.model.channels=16",
+    "train.warmup_epochs=1",
+    "train.threads=1",
+    "evaluate.threads=1",
+    "evaluate.bootstrap_samples=200",
+    "register.bootstrap_samples=500",
+    *(f"register.floors.{name}=0" for name in ("mean", "rib", "thoracic_process", "lumbar_lump")),
+]
+
+
+class Project:
+    """A copy of this project in a folder of its own, with a small data set under DVC."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "SA2NET"))}
+        self.environment |= {"OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull} | {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "test"), ("EMAIL", "test@example.invalid"))}
+
+    def copy(self) -> None:
+        """Copy what git knows or would take, and commit it."""
+        listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file() and not name.startswith("starter/"):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+        (self.folder / ".venv").symlink_to(Path(sys.prefix))
+        (self.folder / "params.yaml").write_text(Config.load(None, SETTINGS).render(), encoding="utf-8")
+        for pointer in ("data.dvc", "dvc.lock"):
+            (self.folder / pointer).unlink(missing_ok=True)
+        write_data_set(self.folder / "data" / "scoliosis3classes", train=6, val=2, test=3)
+        self.call("git", "init", "-q")
+        self.call("dvc", "add", "-q", "data")
+        self.call("git", "add", "-A")
+        self.call("git", "commit", "-qm", "copy")
+
+    def call(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        path = f"{self.folder / '.venv' / 'bin'}:{self.environment['PATH']}"
+        done = subprocess.run(command, cwd=self.folder, env=self.environment | {"PATH": path} | variables, capture_output=True, text=True, timeout=600)
+        if check and done.returncode:
+            raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        return done
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        path = f"{self.folder / '.venv' / 'bin'}:{self.environment['PATH']}"
+        with (self.folder / "background.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=self.folder, env=self.environment | {"PATH": path}, stdout=log, stderr=log, start_new_session=True)
+
+    def make_run(self) -> str:
+        # The environment is that of the tests: the stamp counts as fresh.
+        return self.call("make", "-o", ".venv/.installed", "run").stdout
+
+    @property
+    def model(self) -> str:
+        return folder_sha256(self.folder / "build/train/model")
+
+    def champion_loads(self) -> bool:
+        code = "from sa2net.registry.versions import resolve; from sa2net.inference.predictor import Predictor; Predictor.load(resolve('models:/sa2net@champion'))"
+        return self.call("python", "-c", code, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project(tmp_path_factory.mktemp("project"))
+    made.copy()
+    return made
+
+
+@pytest.fixture(scope="module")
+def first(project: Project) -> tuple[str, str, str]:
+    """The first `make run`: what it printed, the model's hash, the scores."""
+    printed = project.make_run()
+    return printed, project.model, (project.folder / "build/evaluate/scores.json").read_text(encoding="utf-8")
+
+
+def test_make_run_ends_with_a_champion_and_says_where_things_are(project: Project, first: tuple[str, str, str]) -> None:
+    printed = first[0]
+    for words in ("Dice", "interval", "sa2net 1 (", "champion", "build/evaluate/report.html", "mlflow ui"):
+        assert words in printed, printed
+    assert project.champion_loads()
+
+
+def test_a_second_run_does_nothing_and_quickly(project: Project, first: tuple[str, str, str]) -> None:
+    started = time.monotonic()
+    printed = project.make_run()
+    assert time.monotonic() - started < 30  # 15 s on a quiet machine
+    assert "Running stage" not in printed
+    assert "already registered" in printed
+
+
+@pytest.mark.parametrize("removed", [("build",), ("var",), ("build", "var")], ids="+".join)
+def test_what_was_removed_comes_back(project: Project, first: tuple[str, str, str], removed: tuple[str, ...]) -> None:
+    for folder in removed:
+        shutil.rmtree(project.folder / folder)
+    project.make_run()
+    assert project.model == first[1]
+    assert project.champion_loads()
+
+
+def test_touching_evaluate_runs_evaluate_and_register_alone(project: Project, first: tuple[str, str, str]) -> None:
+    params = project.folder / "params.yaml"
+    before = params.read_text(encoding="utf-8")
+    params.write_text(before.replace("nsd_tolerance_px: 3.0", "nsd_tolerance_px: 4.0"), encoding="utf-8")
+    try:
+        printed = project.call("dvc", "repro").stdout
+    finally:
+        params.write_text(before, encoding="utf-8")
+    assert [stage for stage in ("validate", "train", "evaluate", "register") if f"Running stage '{stage}'" in printed] == ["evaluate", "register"]
+    project.call("dvc", "repro")
+
+
+def test_dvc_shows_metrics_plots_and_experiments(project: Project, first: tuple[str, str, str]) -> None:
+    project.call("git", "add", "-A")
+    project.call("git", "commit", "-qm", "lock")
+    assert "scores.json" in project.call("dvc", "metrics", "show").stdout
+    shown = project.call("dvc", "plots", "show").stdout
+    page = Path(shown.strip().removeprefix("file://"))
+    text = page.read_text(encoding="utf-8")
+    for name in ("training loss", "validation Dice"):
+        assert name in text
+    project.call("dvc", "exp", "run", "-S", "train.epochs=2", "--name", "short")
+    assert "short" in project.call("dvc", "exp", "show", "--csv").stdout
+    project.call("git", "checkout", "-q", "--", ".")
+    project.call("dvc", "checkout", "-q")
+
+
+def test_one_seed_gives_equal_weights_and_scores(project: Project, first: tuple[str, str, str], tmp_path: Path) -> None:
+    shutil.rmtree(project.folder / "var")
+    project.call("dvc", "repro", "--force", "evaluate", SA2NET_VAR=str(tmp_path / "var"))
+    assert project.model == first[1]
+    assert (project.folder / "build/evaluate/scores.json").read_text(encoding="utf-8") == first[2]
+
+
+def checkpoints(project: Project) -> list[str]:
+    return sorted(path.name for path in (project.folder / "var/checkpoints").glob("*/epoch-*.safetensors"))
+
+
+def trainer(project: Project) -> psutil.Process | None:
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        if process.info["cwd"] == str(project.folder) and "sa2net train" in " ".join(process.info["cmdline"] or []) and "python" in process.name():
+            return process
+    return None
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def emptied(project: Project) -> Iterator[None]:
+    """Nothing made, nothing cached: the next run trains."""
+    for folder in ("build", "var", ".dvc/cache/runs"):
+        shutil.rmtree(project.folder / folder, ignore_errors=True)
+    (project.folder / "dvc.lock").unlink(missing_ok=True)
+    yield
+
+
+@pytest.mark.parametrize("moment", ["while the first epoch runs", "after the first epoch", "near the end"])
+def test_a_killed_training_goes_on_to_the_same_weights(project: Project, first: tuple[str, str, str], moment: str) -> None:
+    reached = {
+        "while the first epoch runs": lambda: (project.folder / "var/checkpoints").exists() and list((project.folder / "var/checkpoints").glob("*/owner.json")),
+        "after the first epoch": lambda: checkpoints(project),
+        "near the end": lambda: checkpoints(project)[-1:] >= ["epoch-000004.safetensors"],
+    }[moment]
+    with emptied(project):
+        running = project.start("make", "-o", ".venv/.installed", "run")
+        wait_for(reached)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        before = checkpoints(project)
+        printed = project.call("make", "-o", ".venv/.installed", "run")
+        assert project.model == first[1]
+        if before:
+            assert "going on after epoch" in printed.stdout + printed.stderr
+        assert project.champion_loads()
+
+
+def test_an_orphaned_trainer_is_waited_for_not_doubled(project: Project, first: tuple[str, str, str]) -> None:
+    with emptied(project):
+        running = project.start("dvc", "repro")
+        wait_for(lambda: checkpoints(project))
+        orphan = trainer(project)
+        assert orphan is not None
+        os.kill(running.pid, signal.SIGKILL)  # DVC alone: its child trains on
+        running.wait()
+        printed = project.call("make", "-o", ".venv/.installed", "run")
+        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert project.model == first[1]
+        assert str(orphan.pid) in printed.stdout + printed.stderr
+
+
+def test_scores_are_valid_and_say_phantom_only_of_phantoms(project: Project, first: tuple[str, str, str]) -> None:
+    scores = json.loads(first[2])
+    assert scores["scans"] == 3
+    assert scores["phantom"] is False
+    assert 0 <= scores["mean"]["dice"]["low"] <= scores["mean"]["dice"]["value"] <= scores["mean"]["dice"]["high"] <= 1

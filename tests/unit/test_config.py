@@ -1,0 +1,114 @@
+"""Settings: what is accepted, what is refused, and with which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sa2net.config import SECTIONS, Config, Section
+from sa2net.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_params_yaml_is_the_rendering_of_the_defaults() -> None:
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == Config().render()
+
+
+def test_rendering_loads_back_to_the_same_settings(tmp_path: Path) -> None:
+    cfg = Config.load(None, ["train.epochs=7", "evaluate.scales=[0.5, 1.0]", "train.init_from=models:/a@b"])
+    (tmp_path / "params.yaml").write_text(cfg.render(), encoding="utf-8")
+    assert Config.load(tmp_path / "params.yaml") == cfg
+
+
+def test_every_setting_says_what_it_means() -> None:
+    def silent(section: Section, path: str) -> list[str]:
+        names = []
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            if isinstance(value, Section):
+                names += silent(value, f"{path}.{key}")
+            elif not field.description:
+                names.append(f"{path}.{key}")
+        return names
+
+    assert [name for section in SECTIONS for name in silent(getattr(Config(), section), section)] == []
+
+
+def test_no_setting_is_none() -> None:
+    def walk(node: object) -> list[object]:
+        if isinstance(node, dict):
+            return [leaf for value in node.values() for leaf in walk(value)]
+        return [node]
+
+    assert None not in walk(Config().to_dict())
+
+
+@given(st.integers(1, 10_000))
+def test_whole_floats_are_taken_as_integers(epochs: int) -> None:
+    # Kubeflow turns 3 into 3.0 inside a dict.
+    tree = {"train": {"epochs": float(epochs), "warmup_epochs": 0}}
+    assert Config.from_dict(tree).train.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epoch=2", "did you mean epochs"),
+        ("trian.epochs=2", "did you mean train"),
+        ("train.model.chanels=8", "did you mean channels"),
+        ("train.epochs=3.5", "train.epochs = 3.5"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("train.device=tpu", "'auto', 'cpu' or 'cuda'"),
+        ("train.model.predictor.num_heads=5", "not a multiple of num_heads 5"),
+        ("train.augment.crop_height=100", "not a multiple of 32"),
+        ("train.warmup_epochs=500", "leaves nothing"),
+        ("register.name=a/b", "register.name"),
+        ("train=3", "section.key=value"),
+        ("train.epochs", "section.key=value"),
+        ("train.epochs=[", "not YAML"),
+        ("train.epochs.deep=3", "train.epochs"),
+    ],
+)
+def test_a_bad_override_names_the_setting_and_the_cure(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(None, [override])
+    assert words in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("train:\n  epochs: 9\n  seed: 3\n", encoding="utf-8")
+    cfg = Config.load(file, ["train.epochs=11"])
+    assert (cfg.train.epochs, cfg.train.seed, cfg.train.batch_size) == (11, 3, Config().train.batch_size)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "train: [", "\x00"])
+def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="p.yaml"):
+        Config.load(file)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Config.load(tmp_path / "none.yaml")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().train.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads(recipe: Path) -> None:
+    assert set(yaml.safe_load(recipe.read_text(encoding="utf-8"))) <= set(SECTIONS)
+    Config.load(recipe)
+
+
+def test_the_laptop_recipe_is_the_default() -> None:
+    assert Config.load(ROOT / "recipes" / "laptop.yaml") == Config()

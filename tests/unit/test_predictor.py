@@ -1,0 +1,144 @@
+"""From a model folder and a scan to a mask: sizes, scales, borders, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from factories import draw_case
+from safetensors.torch import save_file
+
+from sa2net.anatomy import CLASS_NAMES
+from sa2net.artifacts import WEIGHTS, DataBounds, ModelInfo, Normalisation, Range, write_model
+from sa2net.config import Config
+from sa2net.errors import DataError, DeviceError
+from sa2net.inference.device import resolve_device, resolve_precision
+from sa2net.inference.predictor import Predictor
+from sa2net.model.network import build
+
+
+def write_random_model(folder: Path, spacing_mm: tuple[float, ...] = ()) -> None:
+    """A model folder with untrained weights, whose running statistics fit a scan."""
+    cfg = Config.load(None, ["train.model.channels=16", "train.augment.crop_height=64", "train.augment.crop_width=64"]).train
+    torch.manual_seed(0)
+    network = build(cfg.model)
+    scan, _ = draw_case(0)
+    with torch.no_grad():  # give the batch norms statistics that a scan produces
+        for _ in range(3):
+            network(torch.from_numpy((scan.astype(np.float32) - 80) / 60)[None, None].repeat(2, 1, 1, 1))
+    info = ModelInfo(
+        model=cfg.model,
+        class_names=CLASS_NAMES,
+        normalisation=Normalisation(mean=80, std=60),
+        sweep_width=48,
+        spacing_mm=spacing_mm,
+        bounds=DataBounds(sweep_width=Range(low=0, high=1000), area={}, grey={}),
+        data_md5="none",
+        params={"train": cfg.model_dump(mode="json")},
+    )
+    write_model(folder, info, network.state_dict())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model"
+    write_random_model(path)
+    return path
+
+
+def load(folder: Path, **options: object) -> Predictor:
+    return Predictor.load(folder, device="cpu", threads=1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 256), (97, 301), (133, 512)])
+def test_the_mask_has_the_size_of_the_scan(folder: Path, width: int, height: int) -> None:
+    scan, _ = draw_case(3, width, height)
+    prediction = load(folder).probabilities(scan)
+    assert prediction.mask.shape == scan.shape
+    assert prediction.mask.dtype == np.uint8
+    assert prediction.probabilities.shape == (4, *scan.shape)
+    assert np.allclose(prediction.probabilities.sum(axis=0), 1.0, atol=1e-4)
+    assert np.array_equal(prediction.mask, prediction.probabilities.argmax(axis=0))
+
+
+def test_black_borders_move_the_mask_and_change_nothing_else(folder: Path) -> None:
+    scan, _ = draw_case(3)
+    predictor = load(folder)
+    inner = predictor(scan)
+    assert len(np.unique(inner)) > 1  # an untrained network still says something
+    outer = predictor(np.pad(scan, ((37, 11), (5, 60))))
+    assert np.array_equal(outer[37:-11, 5:-60], inner)
+    assert not outer[:30].any()
+
+
+def test_a_larger_picture_of_the_same_scan_gets_nearly_the_same_mask(folder: Path) -> None:
+    scan, _ = draw_case(3)
+    predictor = load(folder)
+    twice = np.kron(scan, np.ones((2, 2), dtype=np.uint8))
+    large, small = predictor.probabilities(twice), predictor.probabilities(scan)
+    assert large.scale == pytest.approx(small.scale / 2, rel=0.02)
+    # Untrained weights answer near a tie everywhere, so the probabilities are compared and not the labels.
+    assert np.abs(large.probabilities[:, ::2, ::2] - small.probabilities).mean() < 0.02
+
+
+def test_flipping_makes_the_result_symmetric(folder: Path) -> None:
+    scan, _ = draw_case(4)
+    predictor = load(folder, flip=True)
+    here, there = predictor.probabilities(scan).probabilities, predictor.probabilities(scan[:, ::-1].copy()).probabilities
+    assert np.abs(here - there[..., ::-1]).max() < 2e-3
+
+
+def test_scales_are_averaged(folder: Path) -> None:
+    scan, _ = draw_case(4)
+    both = load(folder, scales=(1.0, 1.5)).probabilities(scan).probabilities
+    single = [load(folder, scales=(scale,)).probabilities(scan).probabilities for scale in (1.0, 1.5)]
+    assert np.allclose(both, np.mean(single, axis=0), atol=1e-5)
+
+
+def test_sliding_covers_the_whole_scan(folder: Path) -> None:
+    scan, _ = draw_case(5, 96, 400)
+    prediction = load(folder, mode="sliding").probabilities(scan)
+    assert prediction.mask.shape == scan.shape
+    assert np.allclose(prediction.probabilities.sum(axis=0), 1.0, atol=1e-4)
+
+
+def test_spacing_is_used_where_both_know_it(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model", spacing_mm=(0.5, 0.5))
+    scan, _ = draw_case(3)
+    predictor = load(tmp_path / "model")
+    assert predictor.probabilities(scan, (0.4, 0.4)).scaled_by == "spacing"
+    assert predictor.probabilities(scan, (0.4, 0.4)).scale == pytest.approx(0.8, rel=0.02)
+    assert predictor.probabilities(scan).scaled_by == "sweep width"
+
+
+def test_loading_twice_predicts_the_same(folder: Path) -> None:
+    scan, _ = draw_case(6)
+    assert np.array_equal(load(folder).probabilities(scan).probabilities, load(folder).probabilities(scan).probabilities)
+
+
+@pytest.mark.parametrize("scan", [np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), np.float32), np.zeros((90, 40), np.uint8)])
+def test_what_is_no_scan_is_refused(folder: Path, scan: np.ndarray) -> None:
+    with pytest.raises(DataError):
+        load(folder)(scan)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model")
+    save_file({"other": torch.zeros(1)}, tmp_path / "model" / WEIGHTS)
+    with pytest.raises(DataError, match="do not fit"):
+        load(tmp_path / "model")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="model.json"):
+        load(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_not_a_slow_run() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert resolve_device("auto").type == "cpu"
+    with pytest.raises(DeviceError, match="no GPU"):
+        resolve_device("cuda")
+    with pytest.raises(DeviceError, match="float16"):
+        resolve_precision("float16", torch.device("cpu"))

@@ -1,0 +1,205 @@
+"""Crops, schedule and checkpoints: what makes a training repeatable."""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from factories import write_data_set
+from torch import nn
+
+from sa2net.anatomy import IGNORE_INDEX
+from sa2net.artifacts import Normalisation
+from sa2net.config import AugmentConfig, TrainConfig
+from sa2net.data.dataset import CropDataset, EpochSampler, FramedScan, derived_seed, frame_case
+from sa2net.data.framing import WorkingScale
+from sa2net.data.layout import read_cases
+from sa2net.training.checkpoint import CheckpointStore, TrainingState, optimiser_tensors, restore_optimiser
+from sa2net.training.schedule import learning_rate, make_optimiser
+
+NORMALISATION = Normalisation(mean=100.0, std=50.0)
+
+
+@pytest.fixture(scope="module")
+def framed(tmp_path_factory: pytest.TempPathFactory) -> list[FramedScan]:
+    root = write_data_set(tmp_path_factory.mktemp("set") / "data", train=2, test=1)
+    return [frame_case(case, WorkingScale(48)) for case in read_cases(root, ("train",))]
+
+
+def crops(framed: list[FramedScan], **changes: object) -> CropDataset:
+    cfg = AugmentConfig(crop_height=64, crop_width=64).model_copy(update=changes)
+    return CropDataset(framed, NORMALISATION, cfg, crops_per_scan=3, seed=5)
+
+
+def test_a_crop_depends_on_seed_epoch_and_index_alone(framed: list[FramedScan]) -> None:
+    first, second = crops(framed), crops(framed)
+    torch.manual_seed(1)
+    one = first[4]
+    torch.manual_seed(2)
+    assert all(torch.equal(a, b) for a, b in zip(one, second[4], strict=True))
+    second.epoch = 1
+    assert not torch.equal(one[0], second[4][0])
+    assert not torch.equal(one[0], first[2][0])  # the same scan, another crop
+
+
+def test_drawing_a_crop_leaves_the_global_generator_alone(framed: list[FramedScan]) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    crops(framed)[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_scan_and_mask_move_together(framed: list[FramedScan]) -> None:
+    # A scan whose grey is its own mask: after any geometry the two still agree.
+    mask = framed[0].mask
+    scan = FramedScan((mask * 80)[None], mask)
+    plain = {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0, "blur": 0.0}
+    dataset = CropDataset([scan], Normalisation(mean=0.0, std=80.0), AugmentConfig(crop_height=64, crop_width=64, **plain), crops_per_scan=20, seed=0)
+    for index in range(20):
+        picture, moved = dataset[index]
+        inside = moved != IGNORE_INDEX
+        error = (picture[0][inside] - moved[inside].float()).abs()
+        assert error.median() < 0.05
+        assert (error > 1.01).float().mean() < 0.08  # interpolated borders only
+
+
+def test_crops_have_the_asked_size_also_of_small_scans(framed: list[FramedScan]) -> None:
+    picture, mask = crops(framed, crop_height=512, crop_width=256)[0]
+    assert picture.shape == (1, 512, 256)
+    assert mask.shape == (512, 256)
+    assert (mask == IGNORE_INDEX).any()
+    assert set(mask.unique().tolist()) <= {0, 1, 2, 3, IGNORE_INDEX}
+
+
+def test_an_epoch_visits_every_crop_once_in_a_new_order(framed: list[FramedScan]) -> None:
+    dataset = crops(framed)
+    first = list(EpochSampler(dataset))
+    dataset.epoch = 1
+    second = list(EpochSampler(dataset))
+    assert sorted(first) == sorted(second) == list(range(6))
+    assert first != second
+
+
+def test_seeds_of_different_parts_differ() -> None:
+    seeds = {derived_seed(0, "crop", epoch, index) for epoch in range(50) for index in range(50)}
+    assert len(seeds) == 2500
+    assert derived_seed(1, 23) != derived_seed(12, 3)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
+    cfg = TrainConfig(epochs=10, warmup_epochs=2.0, learning_rate=1.0, schedule="cosine")
+    assert learning_rate(cfg, 0.0) == pytest.approx(0.01)
+    assert learning_rate(cfg, 1.0) == pytest.approx(0.5)
+    assert learning_rate(cfg, 2.0) == pytest.approx(1.0)
+    assert learning_rate(cfg, 6.0) == pytest.approx(0.5)
+    assert learning_rate(cfg, 10.0) == pytest.approx(0.0)
+    poly = cfg.model_copy(update={"schedule": "poly"})
+    assert learning_rate(poly, 6.0) == pytest.approx(0.5**0.9)
+    assert learning_rate(cfg.model_copy(update={"schedule": "constant"}), 9.9) == 1.0
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    decaying, steady = make_optimiser(network, TrainConfig(weight_decay=0.3)).param_groups
+    assert [parameter.ndim for parameter in decaying["params"]] == [4]
+    assert decaying["weight_decay"] == 0.3
+    assert steady["weight_decay"] == 0.0
+    assert len(steady["params"]) == 3
+
+
+def a_state(epoch: int) -> TrainingState:
+    generator = torch.Generator().manual_seed(epoch)
+    tensors = {"a.weight": torch.rand(3, 2, generator=generator), "a.count": torch.tensor(epoch)}
+    return TrainingState(epoch, tensors, {"0/exp_avg": torch.rand(3, 2, generator=generator)}, dict(tensors), [{"epoch": 1.0, "loss": 0.1 + epoch}], 0.5, 1, 2)
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "key")
+    with store.locked():
+        store.save(a_state(3))
+        loaded = store.load()
+    assert loaded is not None
+    want = a_state(3)
+    assert loaded.history == want.history
+    assert (loaded.epoch, loaded.best_dice, loaded.best_epoch, loaded.stale) == (3, 0.5, 1, 2)
+    for group in ("network", "optimiser", "best"):
+        got, expected = getattr(loaded, group), getattr(want, group)
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path, "key")
+    with store.locked():
+        store.save(a_state(1))
+        newest = store.save(a_state(2))
+        newest.write_bytes(newest.read_bytes()[:40])
+        loaded = store.load()
+    assert loaded is not None
+    assert loaded.epoch == 1
+    assert "cannot be read" in caplog.text
+
+
+def test_only_the_last_two_are_kept_and_another_key_sees_none(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "key")
+    with store.locked():
+        for epoch in range(1, 6):
+            store.save(a_state(epoch))
+    assert [path.name for path in sorted((tmp_path / "key").glob("*.safetensors"))] == ["epoch-000004.safetensors", "epoch-000005.safetensors"]
+    assert CheckpointStore(tmp_path, "other").load() is None
+
+
+def _hold(folder: str, seconds: float) -> None:
+    with CheckpointStore(Path(folder), "key").locked():
+        (Path(folder) / "held").touch()
+        time.sleep(seconds)
+
+
+def test_a_second_trainer_waits_and_names_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), 1.5))
+    other.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.02)
+    owner = json.loads((tmp_path / "key" / "owner.json").read_text())
+    assert owner["pid"] == other.pid
+    with CheckpointStore(tmp_path, "key").locked():
+        other.join(timeout=10)
+        assert not other.is_alive()
+    assert str(other.pid) in caplog.text
+
+
+def test_a_killed_trainer_leaves_no_lock(tmp_path: Path) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), 60))
+    other.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.02)
+    other.kill()
+    other.join()
+    started = time.monotonic()
+    with CheckpointStore(tmp_path, "key").locked():
+        assert time.monotonic() - started < 2
+
+
+def test_an_optimiser_goes_on_exactly_where_it_was() -> None:
+    def after(steps: int, interrupted_at: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 3)
+        cfg = TrainConfig(learning_rate=0.05)
+        optimiser = make_optimiser(layer, cfg)
+        for step in range(steps):
+            if step == interrupted_at:
+                saved, weights = optimiser_tensors(optimiser), {name: value.clone() for name, value in layer.state_dict().items()}
+                layer = nn.Linear(4, 3)
+                layer.load_state_dict(weights)
+                optimiser = make_optimiser(layer, cfg)
+                restore_optimiser(optimiser, {name: value.clone() for name, value in saved.items()})
+            generator = torch.Generator().manual_seed(step)
+            layer(torch.rand(8, 4, generator=generator)).square().sum().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return layer.weight.detach()
+
+    assert torch.equal(after(6, -1), after(6, 3))
