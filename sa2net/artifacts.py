@@ -329,23 +329,19 @@ class ValidationReport(ValidationSummary):
     bounds: DataBounds
 
 
-def read_validation(folder: Path) -> ValidationReport:
+def read_validation(path: Path) -> ValidationReport:
     """Read the report of a validation that passed.
 
     Raises:
         DataError: No report, one of another version, or one that says that the data set failed.
     """
-    content = read_json(folder / VALIDATION_REPORT)
+    content = read_json(path)
     if content.get("passed") is not True:
-        raise DataError(
-            f"{folder} says that the data set failed", action="Run `sa2net validate` and mend what it names."
-        )
+        raise DataError(f"{path} says that the data set failed", action="Run `sa2net validate` and mend what it names.")
     try:
         return ValidationReport.model_validate(content)
     except ValidationError as error:
-        raise DataError(
-            f"{folder / VALIDATION_REPORT} cannot be used", evidence=str(error), action="Run `sa2net validate` again."
-        ) from error
+        raise DataError(f"{path} cannot be used", evidence=str(error), action="Run `sa2net validate` again.") from error
 
 
 def write_model(folder: Path, info: ModelInfo, weights: "Mapping[str, torch.Tensor]") -> None:

@@ -57,13 +57,13 @@ def _load(params: Path | None, overrides: tuple[str, ...]) -> Config:
 @click.version_option(__version__, prog_name="sa2net")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on the way.")
 def cli(verbose: bool) -> None:
-    r"""Segment the spine in ultrasound volume projection images. Research use only.
+    """Segment the spine in ultrasound volume projection images. Research use only.
 
     \b
     The line, step by step:   sa2net validate; sa2net train; sa2net evaluate; sa2net register
     All of it, with caching:  dvc repro      (or `make run` in a fresh clone)
     Then:                     sa2net predict scan.png --out masks
-    """
+    """  # noqa: D301 - click wants the backspace itself
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("sa2net").setLevel(logging.DEBUG if verbose else logging.INFO)
 

@@ -137,11 +137,15 @@ def _expect(
     """Run one suite per table; check name -> (passed, positions of the offending rows)."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read by the releases that still post usage
     import great_expectations as gx
+    from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
-    context.enable_analytics(False)
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    settings = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        analytics_enabled=False,
+        progress_bars={"globally": False, "metric_calculations": False},
+    )
+    context = gx.get_context(mode="ephemeral", project_config=settings)
     source = context.data_sources.add_pandas("data_set")
     outcomes: dict[str, tuple[bool, list[int]]] = {}
     for name in dict.fromkeys(check.table for check in checks):

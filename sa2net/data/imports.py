@@ -57,6 +57,13 @@ class ImportResult:
     warnings: tuple[str, ...]
     advice: tuple[str, ...]
 
+    @property
+    def message(self) -> str:
+        """All of it, as lines for a person."""
+        warnings = [f"To look at: {warning}" for warning in self.warnings]
+        steps = [f"  {line}" for line in self.advice]
+        return "\n".join([f"{self.scans} scans copied to {self.out}.", *warnings, "Next:", *steps])
+
 
 def import_data(
     source: Path,
@@ -177,13 +184,14 @@ def _write_texts(
         if listed:
             lines = "".join(f"{name}\n" for name in (sorted(listed) if names else listed))
             list_path(folder, split).write_text(lines, encoding="utf-8")
-    if truth := read_truth(source):
-        known = {case.name for case in cases}
-        write_json(folder / TRUTH, {names.get(name, name): truth[name] for name in truth if name in known or not names})
-    if not (source / SCANS_TABLE).exists():
-        return
     if not names:
-        (folder / SCANS_TABLE).write_bytes((source / SCANS_TABLE).read_bytes())
+        for name in (SCANS_TABLE, TRUTH):
+            if (source / name).exists():
+                (folder / name).write_bytes((source / name).read_bytes())
+        return
+    if truth := read_truth(source):
+        write_json(folder / TRUTH, {names[name]: truth[name] for name in truth if name in names})
+    if not (source / SCANS_TABLE).exists():
         return
     with (folder / SCANS_TABLE).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

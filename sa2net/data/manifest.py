@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import imagehash
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -158,6 +157,8 @@ def perceptual_hash(scan: Picture) -> str:
     shift and does not depend on a threshold. Of the hashes that imagehash offers, pHash on this crop keeps copies
     (JPEG at quality 85, brightness +-15 %, gamma 0.9, shift by 2 px) within 8 bits and different spines above 55.
     """
+    import imagehash  # not where scans are only trained on or predicted
+
     x_low, x_high = _mass_range(scan, axis=0)
     y_low, y_high = _mass_range(scan, axis=1)
     side = 4 * HASH_SIZE  # what pHash works at
@@ -196,7 +197,10 @@ def read_manifest(path: Path, root: Path) -> list[Case]:
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            return [_case(row, root) for row in csv.DictReader(stream, strict=True)]
+            reader = csv.DictReader(stream, strict=True)
+            if reader.fieldnames != flat_columns():
+                raise ValueError("its columns are not those of this version")
+            return [_case(row, root) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as a manifest", evidence=str(error), action="Run `sa2net validate` again."

@@ -24,6 +24,7 @@ LEVEL_NAMES = tuple(f"T{number}" for number in range(1, 13)) + tuple(f"L{number}
 _SPACING = (105, 150, 151, 160, 150, 142, 136, 134, 132, 124, 112, 122, 146, 154, 152, 110)
 _RIB, _PROCESS, _LUMP = (item.id for item in FOREGROUND)
 _HEIGHT_RANGE = (2400, 2750)
+_ROOM = 195.0  # so far the band may wander from side to side before it would leave the picture
 _MASK_MARGIN = 8.0
 # Upper edge of a lump from the crown outwards: (share of the half width, share of the rise).
 _HAT_PROFILE = ((0.16, 0.95), (0.33, 0.76), (0.52, 0.53), (0.74, 0.4))
@@ -96,14 +97,17 @@ def draw_anatomy(rng: np.random.Generator, angle: float) -> Anatomy:
     """Draw a spine with a largest curve of `angle` degrees, the band around it and its levels."""
     height = int(rng.integers(_HEIGHT_RANGE[0], _HEIGHT_RANGE[1] + 1))
     first = int(rng.random() < 0.25)  # T1 may lie above the sweep
-    last = len(LEVEL_NAMES) - int(rng.random() < 0.12)  # L5 may be lost in the fading end
     first_lump = 11 if rng.random() < 0.75 else 12  # T12 mostly looks like a lump
+    lost = rng.random() < 0.15 and first_lump == 11  # L5 may be lost in the fading end
+    last = len(LEVEL_NAMES) - int(lost)
     top = rng.uniform(55.0, 115.0)
     bottom = height - rng.uniform(15.0, 40.0)
     rows = _level_rows(rng, first, last, top + rng.uniform(48.0, 70.0), bottom - rng.uniform(170.0, 235.0))
     bent = draw_curve(rng, rows, float(height), angle)
     centre, half_width = _band(rng, bent, height)
-    shift = 0.5 * (FULL_WIDTH - centre.max() - centre.min()) + rng.uniform(-14.0, 14.0)
+    low, high = float((centre - half_width).min()), float((centre + half_width).max())
+    slack = max(0.5 * (FULL_WIDTH - (high - low)) - 4.0, 0.0)
+    shift = 0.5 * (FULL_WIDTH - low - high) + float(np.clip(rng.uniform(-20.0, 20.0), -slack, slack))
     curve = SpineCurve(y=bent.y, x=bent.x + shift, slope=bent.slope)
     sweep = Sweep(left=centre + shift - half_width, right=centre + shift + half_width, top=top, bottom=bottom)
     levels = tuple(
@@ -142,6 +146,7 @@ def _band(rng: np.random.Generator, curve: SpineCurve, height: int) -> tuple[Arr
     """Middle and half width of the band per row: the operator follows the spine loosely, in scallops."""
     rows = np.arange(height, dtype=float)
     followed = gaussian_filter1d(curve.x_at(rows), 110.0) * rng.uniform(0.72, 0.95)
+    followed *= min(1.0, _ROOM / max(float(np.ptp(followed)), 1.0))
     knots = np.arange(-400.0, height + 800.0, rng.uniform(520.0, 760.0))
     drift = gaussian_filter1d(np.interp(rows, knots, rng.normal(0.0, 12.0, size=len(knots))), 90.0)
     scallop_rows = np.cumsum(rng.uniform(45.0, 190.0, size=60)) - 200.0

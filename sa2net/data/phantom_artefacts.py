@@ -116,7 +116,7 @@ def _tilted_top(rng: np.random.Generator, canvas: Canvas) -> Details:
 
 def _dashes(rng: np.random.Generator, canvas: Canvas) -> Details:
     """Where the probe moved too fast, rows stay unfilled: bands of short black dashes along slanted frames."""
-    height, sweep = canvas.anatomy.height, canvas.anatomy.sweep
+    height = canvas.anatomy.height
     columns = np.arange(FULL_WIDTH)
     count = int(rng.integers(1, 4))
     centres = rng.uniform(0.12, 0.92, size=count) * height
@@ -131,7 +131,7 @@ def _dashes(rng: np.random.Generator, canvas: Canvas) -> Details:
         rows = np.floor(place).astype(np.intp)
         hit = (place - rows < open_share) & (rows >= 0) & (rows < height)
         canvas.grey[rows[hit], np.broadcast_to(columns, rows.shape)[hit]] = 0.0
-    return {"rows": [float(centre) / height for centre in sorted(centres)], "count": count, "top": sweep.top / height}
+    return {"rows": [float(centre) / height for centre in sorted(centres)]}
 
 
 def _sweep_gap(rng: np.random.Generator, canvas: Canvas) -> Details:
@@ -210,19 +210,13 @@ def draw_artefacts(rng: np.random.Generator, canvas: Canvas, artefacts: Sequence
     Returns:
         Family -> what was drawn; a selected family that does not show in this scan is absent.
     """
-    sources = {name: np.random.default_rng(seed) for name, seed in zip(_FAMILIES, _seeds(rng), strict=True)}
-    cut_source = np.random.default_rng(_seeds(rng)[0])
+    cut_seed, *seeds = rng.integers(0, 2**63 - 1, size=1 + len(_FAMILIES))
+    sources = {name: np.random.default_rng(seed) for name, seed in zip(_FAMILIES, seeds, strict=True)}
     drawn: dict[str, Details] = {}
     for after_cut in (False, True):
         if after_cut:
-            canvas.cut_sweep(cut_source)
+            canvas.cut_sweep(np.random.default_rng(cut_seed))
         for name, family in _FAMILIES.items():
-            shows = sources[name].random() < family.odds if family.after_cut == after_cut else False
-            if shows and name in artefacts:
+            if family.after_cut == after_cut and name in artefacts and sources[name].random() < family.odds:
                 drawn[name] = family.draw(sources[name], canvas)
     return drawn
-
-
-def _seeds(rng: np.random.Generator) -> NDArray[np.int64]:
-    """One seed per family."""
-    return rng.integers(0, 2**63 - 1, size=len(_FAMILIES))

@@ -20,7 +20,7 @@ degrees)::
          "region":           thoracic, thoracolumbar or lumbar, by the apex
          "apex", "upper_end", "lower_end": levels nearest to apex and ends
          "start", "end":     rows of the end points, px}]
-      "artefacts": {family: what was drawn}
+      "artefacts":           {family: what was drawn}, rows as shares of the height, lengths in px at full scale
     }
 
 `tilt_deg` is positive where the right end is lower. The drawn lines differ from the tangents by 3-4 degrees a level,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from sa2net.config import PredictorConfig
-from sa2net.model.layers import ConvNormAct, ScaleFreeEnergies, at_least_float32
+from sa2net.model.layers import ConvNormAct, ScaleFreeEnergies, at_least_float32, full_precision
 
 REDUCTION = 4
 """The affinity is computed for so many times fewer channels than the map has."""
@@ -188,11 +188,12 @@ class StructureAffinity(nn.Module):
         masks = self.predictor(x)  # (B, K, M)
         mask_query = at_least_float32(self.mask_query(masks.transpose(1, 2)).transpose(1, 2))  # (B, C/4, M)
         classes, masks = probabilities.transpose(1, 2), at_least_float32(masks.transpose(1, 2))
-        if self.position_energies is None or self.mask_energies is None:
-            energies = query @ classes + mask_query @ masks
-        else:
-            by_position = self.position_energies((query / query.shape[-1]) @ classes)
-            energies = by_position + self.mask_energies((mask_query / mask_query.shape[-1]) @ masks)
+        with full_precision(x):
+            if self.position_energies is None or self.mask_energies is None:
+                energies = query @ classes + mask_query @ masks
+            else:
+                by_position = self.position_energies((query / query.shape[-1]) @ classes)
+                energies = by_position + self.mask_energies((mask_query / mask_query.shape[-1]) @ masks)
         return torch.softmax(energies, dim=-1)
 
     def forward(self, x: Tensor) -> StructureAffinityOutput:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sa2net.model.layers import ScaleFreeEnergies, at_least_float32
+from sa2net.model.layers import ScaleFreeEnergies, at_least_float32, full_precision
 
 REDUCTION = 8
 """Queries and keys are so many times narrower than the map."""
@@ -40,10 +40,11 @@ class ChannelAttention(nn.Module):
     def attention(self, x: Tensor) -> Tensor:
         """The mixing weights of `x` (B, C, H, W): (B, C/8, C/8), each row sums to 1."""
         query, key = (at_least_float32(conv(x).flatten(2)) for conv in (self.query, self.key))  # (B, C/8, N)
-        if self.energies is None:
-            energies = query @ key.transpose(1, 2)
-        else:
-            energies = self.energies((query / query.shape[-1]) @ key.transpose(1, 2))
+        with full_precision(x):
+            if self.energies is None:
+                energies = query @ key.transpose(1, 2)
+            else:
+                energies = self.energies((query / query.shape[-1]) @ key.transpose(1, 2))
         return torch.softmax(-energies, dim=-1)  # the least similar channel weighs most
 
     def forward(self, x: Tensor) -> Tensor:

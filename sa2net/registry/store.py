@@ -120,7 +120,7 @@ def reachable(uri: str) -> bool:
     if not uri.startswith(("http://", "https://")):
         return True
     try:
-        with urlopen(f"{uri}/health", timeout=PROBE_TIMEOUT):  # noqa: S310 - the scheme was checked above
+        with urlopen(f"{public_uri(uri)}/health", timeout=PROBE_TIMEOUT):  # noqa: S310 - the scheme was checked above
             return True
     except HTTPError as error:
         return error.code not in (502, 503, 504)
@@ -132,13 +132,13 @@ def reachable(uri: str) -> bool:
 
 @cache
 def client_for(uri: str) -> MlflowClient:
-    """The client of a store. A new SQLite file gets its tables here, by one process at a time."""
-    client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri())
+    """The client of a store; a new SQLite file gets its tables here, by one process at a time."""
     if not uri.startswith("sqlite:///"):
-        return client
+        return MlflowClient(tracking_uri=uri, registry_uri=registry_uri())
     file = Path(uri.removeprefix("sqlite:///"))
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"), storage_errors("be opened"):
+        client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri())  # makes the tables already
         client.search_experiments(max_results=1)
         client.search_registered_models(max_results=1)
     return client

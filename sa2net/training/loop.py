@@ -84,7 +84,8 @@ def fit(
     precision = resolve_precision(cfg.precision, device)
     set_threads(cfg.threads)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
-    network = build(cfg.model)
+    # Convolutions are a little faster this way, on CPU and GPU alike.
+    network = build(cfg.model).to(memory_format=torch.channels_last)
     if initial is not None:
         network.load_state_dict(initial)
     loss_function = build_loss(cfg.loss)
@@ -137,7 +138,7 @@ def fit(
                     group["lr"] = rate
                 with _memory_explained(cfg):
                     with accelerator.autocast():
-                        logits = model(picture)
+                        logits = model(picture.to(memory_format=torch.channels_last))
                     parts = loss_function(logits, mask)
                     accelerator.backward(parts["total"])
                     if cfg.clip_norm:

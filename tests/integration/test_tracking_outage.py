@@ -12,9 +12,16 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+from registry_cases import write_evaluation, write_model_folder
 
+from sa2net.artifacts import folder_sha256
+from sa2net.config import RegisterConfig
+from sa2net.errors import StorageError
 from sa2net.registry import store, tracker, tracking
+from sa2net.registry.versions import resolve
+from sa2net.steps import register
 
 
 class Server:
@@ -119,6 +126,16 @@ def test_a_process_that_is_killed_is_closed_by_the_next_step(server: Server, tmp
     assert not spools(tmp_path)
 
 
+def test_registration_through_a_server(server: Server, tmp_path: Path) -> None:
+    model = write_model_folder(tmp_path / "network")
+    evaluation = write_evaluation(tmp_path / "evaluation", model, np.full((6, 3), 0.9))
+    for created in (True, False):
+        result = register.run(RegisterConfig(), model=model, evaluation=evaluation, out=tmp_path / "out")
+        assert (result.version, result.created, result.aliases) == (1, created, ("champion", "candidate"))
+    assert folder_sha256(resolve("models:/sa2net@champion")) == folder_sha256(model)
+    assert list((server.folder / "artifacts").rglob("weights.safetensors"))
+
+
 def test_nothing_is_lost_or_doubled_when_the_server_dies_and_returns(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +158,8 @@ def test_nothing_is_lost_or_doubled_when_the_server_dies_and_returns(
         assert sum("cannot be reached" in record.message for record in caplog.records) == 1
 
         other_key, copy = _step_without_server(tmp_path)
+        with pytest.raises(StorageError, match="does not answer"):
+            resolve("models:/sa2net@champion")
 
         server.start()
         run._retry_at = 0.0

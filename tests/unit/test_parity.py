@@ -160,3 +160,21 @@ def test_float32_stays_close_to_the_golden_float64():
         final = network([level.float() for level in golden.levels()]).final
     with np.load(golden.FOLDER / "head_default.npz") as stored:
         assert parity.relative_error(final.double().numpy(), stored["final"]) < parity.VALUE_TOLERANCE
+
+
+def test_pooled_scores_refuse_what_they_cannot_count():
+    matrix = parity.confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 255]), 3)
+    assert matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert np.isnan(parity.pooled_scores(matrix)["Dice"]).tolist() == [False, False, True]
+    with pytest.raises(ValueError, match="differ in shape"):
+        parity.confusion_matrix(np.zeros((2, 2), int), np.zeros((2, 3), int), 3)
+    with pytest.raises(ValueError, match=r"truth holds ids 0\.\.7, allowed are 0\.\.2"):
+        parity.confusion_matrix(np.array([0, 1]), np.array([0, 7]), 3)
+
+
+def test_the_released_accuracy_counts_ignored_pixels_as_wrong_or_not_at_all():
+    prediction, truth = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 255])
+    accuracy = parity.released_pixel_accuracy
+    assert accuracy(prediction, truth, ignored_are_wrong=True) == pytest.approx(50, rel=1e-6)
+    assert accuracy(prediction, truth, ignored_are_wrong=False) == pytest.approx(200 / 3, rel=1e-6)
+    assert accuracy(prediction, np.full(4, 255), ignored_are_wrong=False) == 100

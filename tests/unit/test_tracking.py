@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 
 from sa2net.artifacts import read_json
-from sa2net.errors import ConfigError, DataError
+from sa2net.errors import ConfigError, DataError, StorageError
 from sa2net.registry import execution, store, tracking
 from sa2net.registry.execution import Execution, is_dvc
 from sa2net.registry.spool import EXECUTION_TAG, PARENT_TAG, Call, Header, Spool
@@ -289,6 +290,30 @@ def test_the_parent_of_an_execution_that_never_came_to_its_last_step_is_ended(
         pass
     assert client.get_run(run.parent_id).info.status == "FINISHED"
     assert not list((var / "spool").glob("execution-*.json"))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_server_that_refuses_us_ends_the_step_before_it_starts(
+    status: int, var: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else status)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}")
+        with pytest.raises(StorageError) as caught, tracking.step_run("train"):
+            pytest.fail("the step was started")
+        server.shutdown()
+    assert "secret" not in str(caught.value)
+    assert not spools(var)
 
 
 # What is told
