@@ -38,7 +38,7 @@ class ValidateConfig(Section):
     min_side: int = Field(32, ge=1, description="smallest width or height of a scan, px")
     max_pixels: int = Field(100_000_000, ge=1, description="largest picture that is decoded, px (decompression bombs)")
     near_duplicate_distance: int = Field(
-        10, ge=0, description="perceptual hashes that differ in at most so many of 256 bits are near duplicates"
+        24, ge=0, description="perceptual hashes that differ in at most so many of 256 bits are near duplicates"
     )
     require_spacing: bool = Field(False, description="refuse scans without a pixel spacing in scans.csv")
     workers: int = Field(0, ge=0, description="processes that read scans; 0 = all cores")

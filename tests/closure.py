@@ -29,7 +29,11 @@ def code_of(step: str, graph: grimp.ImportGraph | None = None) -> list[str]:
     files = {module_file(module) for module in modules}
     folders = {Path(file).parent for file in files}
     # Templates are code: a page changes with them.
-    files |= {template.relative_to(ROOT).as_posix() for folder in folders for template in (ROOT / folder / "templates").glob("*.j2")}
+    files |= {
+        template.relative_to(ROOT).as_posix()
+        for folder in folders
+        for template in (ROOT / folder / "templates").glob("*.j2")
+    }
     return sorted(files)
 
 

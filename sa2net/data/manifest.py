@@ -155,7 +155,7 @@ def perceptual_hash(scan: Picture) -> str:
 
     The picture is first cropped to the box that holds all but 2 % of its brightness on each side, which moves with a
     shift and does not depend on a threshold. Of the hashes that imagehash offers, pHash on this crop keeps copies
-    (JPEG at quality 85, brightness +-15 %, gamma 0.9, shift by 2 px) within 8 bits and different spines above 55.
+    (JPEG at quality 85, brightness +-10 %, gamma 0.9, shift by 2 px) within 20 bits and different spines above 55.
     """
     import imagehash  # not where scans are only trained on or predicted
 

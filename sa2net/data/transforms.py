@@ -12,7 +12,7 @@ from sa2net.anatomy import IGNORE_INDEX
 from sa2net.config import AugmentConfig
 
 
-class RandomGamma(v2.Transform):
+class RandomGamma(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
     """Bend the grey curve: grey ** exponent, the exponent drawn in 1 +- `change`. Input 0-1."""
 
     def __init__(self, change: float) -> None:
@@ -28,7 +28,7 @@ class RandomGamma(v2.Transform):
         return functional.adjust_gamma(inpt, params["gamma"]) if isinstance(inpt, tv_tensors.Image) else inpt
 
 
-class RandomNoise(v2.Transform):
+class RandomNoise(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
     """Add Gaussian noise whose standard deviation is drawn in 0..`sigma`. Input 0-1."""
 
     def __init__(self, sigma: float) -> None:

@@ -16,7 +16,7 @@ from sa2net.artifacts import (
     HISTORY,
     MANIFEST,
     TIMING_JSON,
-    VALIDATION,
+    VALIDATION_HISTORY,
     VALIDATION_REPORT,
     ModelInfo,
     file_sha256,
@@ -178,9 +178,9 @@ def _write_history(out: Path, history: list[dict[str, float]]) -> None:
     """Losses of every epoch, and Dice where it was validated, as two tables without empty cells."""
     table = pd.DataFrame(history)
     table["epoch"] = table["epoch"].astype(int)
-    dice = ["epoch", *(column for column in table if column.startswith("val_"))]
+    dice = ["epoch", *(str(column) for column in table if str(column).startswith("val_"))]
     write_text(out / HISTORY, table.drop(columns=dice[1:]).to_csv(index=False, lineterminator="\n"))
-    write_text(out / VALIDATION, table[dice].dropna().to_csv(index=False, lineterminator="\n"))
+    write_text(out / VALIDATION_HISTORY, table[dice].dropna().to_csv(index=False, lineterminator="\n"))
 
 
 class _Observer:

@@ -9,6 +9,8 @@ from sa2net.config import ValidateConfig
 from sa2net.data.examination import examine
 from sa2net.data.manifest import write_manifest
 from sa2net.data.page import render
+from sa2net.registry import tracking
+from sa2net.registry.environment import write_run_json
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,20 @@ def run(
 
     Raises:
         DataError: A check failed; the message names the files and the cure of every failed check.
+        StorageError: The tracking server refuses us.
     """
+    with tracking.step_run("validate", params={"validate": cfg.model_dump(mode="json")}) as tracker:
+        result = check(cfg, data=data, out=out, data_docs=data_docs, progress=progress)
+        tracker.set_tags({"data_md5": result.data_md5})
+        tracker.log_metrics({"scans": result.scans, "warnings": len(result.warnings)})
+        tracker.log_file(result.report)
+        tracker.log_file(result.page)
+        write_run_json(out, tracker)
+    return result
+
+
+def check(cfg: ValidateConfig, *, data: Path, out: Path, data_docs: Path | None, progress: bool) -> ValidateResult:
+    """Check a data set and write the folder; nothing is tracked."""
     found = examine(cfg, data, data_docs=data_docs, progress=progress)
     report, page, manifest = out / VALIDATION_REPORT, out / VALIDATION_PAGE, out / MANIFEST
     report.unlink(missing_ok=True)

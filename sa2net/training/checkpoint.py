@@ -121,9 +121,8 @@ class CheckpointStore:
                 with safe_open(path, framework="pt") as stream:
                     rest = json.loads(stream.metadata()["state"])
                 tensors = load_file(path)
-                return TrainingState(
-                    **rest, **{group: _take(tensors, group) for group in ("network", "optimiser", "best")}
-                )
+                network, optimiser, best = (_take(tensors, group) for group in ("network", "optimiser", "best"))
+                return TrainingState(network=network, optimiser=optimiser, best=best, **rest)
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 logger.warning("checkpoint %s cannot be read (%s); trying the one before it", path.name, error)
         return None

@@ -46,12 +46,20 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "SA2NET"))}
-        self.environment |= {"OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull} | {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "test"), ("EMAIL", "test@example.invalid"))}
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "SA2NET"))
+        }
+        self.environment |= {"OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull} | {
+            f"GIT_{role}_{key}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for key, value in (("NAME", "test"), ("EMAIL", "test@example.invalid"))
+        }
 
     def copy(self) -> None:
         """Copy what git knows or would take, and commit it."""
-        listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+        listed = subprocess.run(
+            ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+        )
         for name in filter(None, listed.stdout.split("\0")):
             if (ROOT / name).is_file() and not name.startswith("starter/"):
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,15 +76,31 @@ class Project:
 
     def call(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.folder / '.venv' / 'bin'}:{self.environment['PATH']}"
-        done = subprocess.run(command, cwd=self.folder, env=self.environment | {"PATH": path} | variables, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | {"PATH": path} | variables,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         if check and done.returncode:
-            raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+            raise AssertionError(
+                f"{command} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            )
         return done
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         path = f"{self.folder / '.venv' / 'bin'}:{self.environment['PATH']}"
         with (self.folder / "background.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=self.folder, env=self.environment | {"PATH": path}, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environment | {"PATH": path},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def make_run(self) -> str:
         # The environment is that of the tests: the stamp counts as fresh.
@@ -137,7 +161,9 @@ def test_touching_evaluate_runs_evaluate_and_register_alone(project: Project, fi
         printed = project.call("dvc", "repro").stdout
     finally:
         params.write_text(before, encoding="utf-8")
-    assert [stage for stage in ("validate", "train", "evaluate", "register") if f"Running stage '{stage}'" in printed] == ["evaluate", "register"]
+    assert [
+        stage for stage in ("validate", "train", "evaluate", "register") if f"Running stage '{stage}'" in printed
+    ] == ["evaluate", "register"]
     project.call("dvc", "repro")
 
 
@@ -169,7 +195,11 @@ def checkpoints(project: Project) -> list[str]:
 
 def trainer(project: Project) -> psutil.Process | None:
     for process in psutil.process_iter(["cmdline", "cwd"]):
-        if process.info["cwd"] == str(project.folder) and "sa2net train" in " ".join(process.info["cmdline"] or []) and "python" in process.name():
+        if (
+            process.info["cwd"] == str(project.folder)
+            and "sa2net train" in " ".join(process.info["cmdline"] or [])
+            and "python" in process.name()
+        ):
             return process
     return None
 
@@ -191,9 +221,14 @@ def emptied(project: Project) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("moment", ["while the first epoch runs", "after the first epoch", "near the end"])
-def test_a_killed_training_goes_on_to_the_same_weights(project: Project, first: tuple[str, str, str], moment: str) -> None:
+def test_a_killed_training_goes_on_to_the_same_weights(
+    project: Project, first: tuple[str, str, str], moment: str
+) -> None:
     reached = {
-        "while the first epoch runs": lambda: (project.folder / "var/checkpoints").exists() and list((project.folder / "var/checkpoints").glob("*/owner.json")),
+        "while the first epoch runs": lambda: (
+            (project.folder / "var/checkpoints").exists()
+            and list((project.folder / "var/checkpoints").glob("*/owner.json"))
+        ),
         "after the first epoch": lambda: checkpoints(project),
         "near the end": lambda: checkpoints(project)[-1:] >= ["epoch-000004.safetensors"],
     }[moment]

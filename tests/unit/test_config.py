@@ -90,7 +90,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
 def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="p.yaml"):
+    with pytest.raises(ConfigError, match=r"p\.yaml"):
         Config.load(file)
 
 

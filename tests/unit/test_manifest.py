@@ -169,7 +169,7 @@ def test_copies_are_near_and_other_spines_are_not() -> None:
     scans = [draw_case(seed)[0] for seed in range(12)]
     hashes = [perceptual_hash(scan) for scan in scans]
     assert all(len(text) == 64 for text in hashes)
-    assert near_duplicates(hashes, 4 * limit) == []
+    assert near_duplicates(hashes, 2 * limit) == []
     for scan, own in zip(scans, hashes, strict=True):
         for name, copy in copies(scan):
             assert near_duplicates([own, perceptual_hash(copy.astype(np.uint8))], limit) == [(0, 1)], name

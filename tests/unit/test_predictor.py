@@ -19,7 +19,9 @@ from sa2net.model.network import build
 
 def write_random_model(folder: Path, spacing_mm: tuple[float, ...] = ()) -> None:
     """A model folder with untrained weights, whose running statistics fit a scan."""
-    cfg = Config.load(None, ["train.model.channels=16", "train.augment.crop_height=64", "train.augment.crop_width=64"]).train
+    cfg = Config.load(
+        None, ["train.model.channels=16", "train.augment.crop_height=64", "train.augment.crop_width=64"]
+    ).train
     torch.manual_seed(0)
     network = build(cfg.model)
     scan, _ = draw_case(0)
@@ -84,7 +86,10 @@ def test_a_larger_picture_of_the_same_scan_gets_nearly_the_same_mask(folder: Pat
 def test_flipping_makes_the_result_symmetric(folder: Path) -> None:
     scan, _ = draw_case(4)
     predictor = load(folder, flip=True)
-    here, there = predictor.probabilities(scan).probabilities, predictor.probabilities(scan[:, ::-1].copy()).probabilities
+    here, there = (
+        predictor.probabilities(scan).probabilities,
+        predictor.probabilities(scan[:, ::-1].copy()).probabilities,
+    )
     assert np.abs(here - there[..., ::-1]).max() < 2e-3
 
 
@@ -113,10 +118,14 @@ def test_spacing_is_used_where_both_know_it(tmp_path: Path) -> None:
 
 def test_loading_twice_predicts_the_same(folder: Path) -> None:
     scan, _ = draw_case(6)
-    assert np.array_equal(load(folder).probabilities(scan).probabilities, load(folder).probabilities(scan).probabilities)
+    assert np.array_equal(
+        load(folder).probabilities(scan).probabilities, load(folder).probabilities(scan).probabilities
+    )
 
 
-@pytest.mark.parametrize("scan", [np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), np.float32), np.zeros((90, 40), np.uint8)])
+@pytest.mark.parametrize(
+    "scan", [np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), np.float32), np.zeros((90, 40), np.uint8)]
+)
 def test_what_is_no_scan_is_refused(folder: Path, scan: np.ndarray) -> None:
     with pytest.raises(DataError):
         load(folder)(scan)
@@ -130,7 +139,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="model.json"):
+    with pytest.raises(DataError, match=r"model\.json"):
         load(tmp_path)
 
 

@@ -56,7 +56,13 @@ def test_scan_and_mask_move_together(framed: list[FramedScan]) -> None:
     mask = framed[0].mask
     scan = FramedScan((mask * 80)[None], mask)
     plain = {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0, "blur": 0.0}
-    dataset = CropDataset([scan], Normalisation(mean=0.0, std=80.0), AugmentConfig(crop_height=64, crop_width=64, **plain), crops_per_scan=20, seed=0)
+    dataset = CropDataset(
+        [scan],
+        Normalisation(mean=0.0, std=80.0),
+        AugmentConfig(crop_height=64, crop_width=64, **plain),
+        crops_per_scan=20,
+        seed=0,
+    )
     for index in range(20):
         picture, moved = dataset[index]
         inside = moved != IGNORE_INDEX
@@ -113,7 +119,16 @@ def test_norms_and_biases_do_not_decay() -> None:
 def a_state(epoch: int) -> TrainingState:
     generator = torch.Generator().manual_seed(epoch)
     tensors = {"a.weight": torch.rand(3, 2, generator=generator), "a.count": torch.tensor(epoch)}
-    return TrainingState(epoch, tensors, {"0/exp_avg": torch.rand(3, 2, generator=generator)}, dict(tensors), [{"epoch": 1.0, "loss": 0.1 + epoch}], 0.5, 1, 2)
+    return TrainingState(
+        epoch,
+        tensors,
+        {"0/exp_avg": torch.rand(3, 2, generator=generator)},
+        dict(tensors),
+        [{"epoch": 1.0, "loss": 0.1 + epoch}],
+        0.5,
+        1,
+        2,
+    )
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -148,7 +163,10 @@ def test_only_the_last_two_are_kept_and_another_key_sees_none(tmp_path: Path) ->
     with store.locked():
         for epoch in range(1, 6):
             store.save(a_state(epoch))
-    assert [path.name for path in sorted((tmp_path / "key").glob("*.safetensors"))] == ["epoch-000004.safetensors", "epoch-000005.safetensors"]
+    assert [path.name for path in sorted((tmp_path / "key").glob("*.safetensors"))] == [
+        "epoch-000004.safetensors",
+        "epoch-000005.safetensors",
+    ]
     assert CheckpointStore(tmp_path, "other").load() is None
 
 
@@ -191,7 +209,10 @@ def test_an_optimiser_goes_on_exactly_where_it_was() -> None:
         optimiser = make_optimiser(layer, cfg)
         for step in range(steps):
             if step == interrupted_at:
-                saved, weights = optimiser_tensors(optimiser), {name: value.clone() for name, value in layer.state_dict().items()}
+                saved, weights = (
+                    optimiser_tensors(optimiser),
+                    {name: value.clone() for name, value in layer.state_dict().items()},
+                )
                 layer = nn.Linear(4, 3)
                 layer.load_state_dict(weights)
                 optimiser = make_optimiser(layer, cfg)
