@@ -1,6 +1,8 @@
-"""Fixtures every room may use: tiny data sets."""
+"""Fixtures every room may use: tiny data sets. And the rule of continuous integration: nothing skips."""
 
+import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,22 @@ def data_root(tmp_path: Path) -> Path:
 def shared_data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny valid data set that is made once and only read: 6 train, 2 val and 3 test scans, 96 x 256 px."""
     return write_data_set(tmp_path_factory.mktemp("shared") / "data", train=6, val=2, test=3)
+
+
+FROM_OUTSIDE = {"SA2NET_FIXTURES": "fixtures", "SA2NET_REAL_SCAN": "real_scan"}
+"""Material that is not part of the project: variable that names it -> how `SA2NET_REQUIRE` demands it."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.CallInfo, None]:
+    """Where `SA2NET_REQUIRE` is set, a skip is a failure, except for material from outside that it does not demand."""
+    outcome = yield
+    report = outcome.get_result()
+    demanded = os.environ.get("SA2NET_REQUIRE", "").split(",")
+    if not report.skipped or demanded == [""] or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    if any(variable in reason and name not in demanded for variable, name in FROM_OUTSIDE.items()):
+        return
+    report.outcome = "failed"
+    report.longrepr = f"{item.nodeid}: nothing may skip here (SA2NET_REQUIRE={','.join(demanded)}): {reason}"
