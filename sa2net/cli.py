@@ -183,7 +183,7 @@ def register(
     click.echo(
         f"version:  {result.name} {result.version} ({aliases}){'' if result.created else ', already registered'}"
     )
-    click.echo(f"decision: {result.verdict} - {'; '.join(result.reasons)}")
+    click.echo(f"decision: {result.verdict} - {'; '.join(reason.rstrip('.') for reason in result.reasons)}")
     click.echo(f"report:   {evaluation / 'report.html'}")
     click.echo(
         f"runs:     mlflow ui --backend-store-uri {tracking_uri()}"
@@ -274,14 +274,26 @@ def phantom(
     "--out", type=_path, default=DATA, show_default=True, help="Folder that will hold dataset/ and groundtruth/."
 )
 @click.option("--pseudonymise", is_flag=True, help="Replace names and subjects; the key is written outside the data.")
-def import_data(source: Path, out: Path, pseudonymise: bool) -> None:
+@click.option("--key", type=_path, default=None, help="Where the key to the pseudonyms goes; default: ~/sa2net-keys.")
+@_settings
+@_quiet
+def import_data(
+    source: Path,
+    out: Path,
+    pseudonymise: bool,
+    key: Path | None,
+    params: Path | None,
+    overrides: tuple[str, ...],
+    quiet: bool,
+) -> None:
     """Bring your own folder of scans in: checked first, then copied whole.
 
     Example: sa2net import-data /mnt/study7 --pseudonymise
     """
     from sa2net.data.imports import import_data as bring_in
 
-    result = bring_in(source, out, pseudonymise=pseudonymise)
+    cfg = _load(params, overrides).validate
+    result = bring_in(source, out, pseudonymise=pseudonymise, key=key, cfg=cfg, progress=not quiet)
     click.echo(result.message)
 
 

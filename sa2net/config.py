@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from sa2net.anatomy import NUM_CLASSES
 from sa2net.errors import ConfigError
 
 
@@ -26,8 +27,10 @@ class Section(BaseModel):
 class ValidateConfig(Section):
     """What a data set must fulfil before anything is trained on it."""
 
-    labels: tuple[int, ...] = Field((0, 1, 2, 3, 255), description="values allowed in a mask; 255 = ignored")
-    required_classes: tuple[int, ...] = Field((1, 2, 3), description="classes that every mask must hold")
+    labels: tuple[Literal[0, 1, 2, 3, 255], ...] = Field(
+        (0, 1, 2, 3, 255), min_length=2, description="values allowed in a mask; 255 = ignored"
+    )
+    required_classes: tuple[Literal[1, 2, 3], ...] = Field((1, 2, 3), description="classes that every mask must hold")
     val_fraction: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of the train subjects held out where there is no val list"
     )
@@ -68,7 +71,7 @@ class ModelConfig(Section):
     )
     pretrained: bool = Field(False, description="start the backbone from timm's weights (needs a network)")
     channels: int = Field(64, ge=8, description="width of the decode head")
-    num_classes: int = Field(4, ge=2, description="channels of the logits")
+    num_classes: int = Field(4, ge=2, description="channels of the logits; a training takes the classes of a mask")
     affinity: Literal["normalised", "released"] = Field(
         "normalised", description="scaling of structure affinity and channel attention"
     )
@@ -141,7 +144,7 @@ class TrainConfig(Section):
     learning_rate: float = Field(1e-3, gt=0.0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-2, ge=0.0, description="not applied to norms and biases")
     schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay after the warm-up")
-    warmup_epochs: float = Field(2.0, ge=0.0, description="linear warm-up; may be a fraction")
+    warmup_epochs: float = Field(1.0, ge=0.0, description="linear warm-up; may be a fraction")
     clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
     validate_every: int = Field(5, ge=1, description="epochs between two validations")
     patience: int = Field(0, ge=0, description="stop after so many validations without a better Dice; 0 = never")
@@ -154,6 +157,12 @@ class TrainConfig(Section):
     log_pictures: Literal["local", "always", "never"] = Field(
         "local", description="log validation overlays: only to a store on this machine, always, never"
     )
+
+    @model_validator(mode="after")
+    def _fits_the_masks(self) -> Self:
+        if self.model.num_classes != NUM_CLASSES:
+            raise ValueError(f"model.num_classes is {self.model.num_classes}, a mask has {NUM_CLASSES} classes")
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:

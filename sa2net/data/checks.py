@@ -206,7 +206,7 @@ def _mask_checks(cfg: ValidateConfig) -> list[Check]:
             "labels_allowed",
             "scans",
             f"Masks hold only the labels {', '.join(map(str, cfg.labels))}.",
-            "Fix the masks, or list the label under validate.labels.",
+            "Fix the masks: write a class id, or 255 where nobody can tell.",
             "{mask} (label {unexpected})",
             *_empty("unexpected"),
         ),
@@ -282,7 +282,7 @@ def _leak_checks() -> list[Check]:
         ("near_across", "looks like", "No scan looks like one of another split.", "failure"),
         ("near_inside", "looks like", "No scan looks like another one of its split.", "warning"),
     )
-    cure = "Keep one of them; if they are two recordings of one person, give both the same subject in scans.csv."
+    cure = "Keep one of them; two recordings of one person belong into one split, under one subject in scans.csv."
     return [
         Check(
             "subjects_in_one_split",

@@ -190,7 +190,10 @@ def _write_texts(
                 (folder / name).write_bytes((source / name).read_bytes())
         return
     if truth := read_truth(source):
-        write_json(folder / TRUTH, {names[name]: truth[name] for name in truth if name in names})
+        write_json(
+            folder / TRUTH,
+            {names.get(name, name): truth[name] for name in truth if name in names or name == "schema_version"},
+        )
     if not (source / SCANS_TABLE).exists():
         return
     with (folder / SCANS_TABLE).open("w", encoding="utf-8", newline="") as stream:
@@ -231,7 +234,8 @@ def _advice(out: Path, key: Path | None) -> tuple[str, ...]:
         return tuple(lines)
     if (named := store.pointer_remote(out)) and named not in remotes:
         lines.append(
-            f"Write `remote: {remotes[0]}` in {where}.dvc in place of `remote: {named}`, which lies inside the repository."
+            f"In {where}.dvc, write `remote: {remotes[0]}` in place of `remote: {named}`, which lies inside the repository,"
+            " and remove `push: false`: with it a push uploads nothing, and says that all is well."
         )
     lines.append(f"dvc push --remote {remotes[0]} {where}.dvc")
     return tuple(lines)

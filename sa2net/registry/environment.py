@@ -177,7 +177,7 @@ def write_run_json(out: Path, tracker: RunLike, **more: Any) -> dict[str, Any]:
         "revision": code.commit,
         "branch": code.branch,
         "dirty": code.dirty,
-        "version": sa2net.__version__,
+        "sa2net_version": sa2net.__version__,
         "lock_sha256": describe().lock_sha256,
         "started": _utc(tracker.started),
         "written": _utc(datetime.now(UTC).timestamp()),

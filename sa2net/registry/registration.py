@@ -93,7 +93,8 @@ def register(cfg: RegisterConfig, *, model: Path, evaluation: Path, out: Path, r
             result = _register(client, cfg, model, candidate, key, out, rescore)
         else:
             run = {"schema_version": 1, "step": "register", "run_id": result.run_id, "version": result.version}
-            write_json(out / RUN_JSON, run)
+            if not (out / RUN_JSON).exists():
+                write_json(out / RUN_JSON, run)
     write_json(out / DECISION, result.decision)
     log.info("%s: %s; aliases: %s", result.uri, result.verdict, ", ".join(result.aliases) or "none")
     return result

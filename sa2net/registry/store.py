@@ -250,6 +250,6 @@ def storage_errors(what: str) -> Iterator[None]:
             raise
         action = "Check MLFLOW_TRACKING_USERNAME / MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN."
         if not is_denied(error):
-            action = "Check MLFLOW_TRACKING_URI and the server; `sa2net doctor` tests both."
+            action = "Check MLFLOW_TRACKING_URI and whether the server answers there."
         evidence = " ".join(str(error).split())[:500]
         raise StorageError(f"the MLflow store cannot {what}", evidence=evidence, action=action) from error

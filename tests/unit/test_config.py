@@ -65,6 +65,8 @@ def test_whole_floats_are_taken_as_integers(epochs: int) -> None:
         ("train.model.predictor.num_heads=5", "not a multiple of num_heads 5"),
         ("train.augment.crop_height=100", "not a multiple of 32"),
         ("train.warmup_epochs=500", "leaves nothing"),
+        ("train.model.num_classes=3", "a mask has 4 classes"),
+        ("validate.labels=[0, 1, 7]", "7"),
         ("register.name=a/b", "register.name"),
         ("train=3", "section.key=value"),
         ("train.epochs", "section.key=value"),
