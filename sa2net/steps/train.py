@@ -32,6 +32,7 @@ from sa2net.config import TrainConfig
 from sa2net.data.framing import Grey
 from sa2net.data.layout import Case, write_png
 from sa2net.data.manifest import read_manifest
+from sa2net.data.store import data_md5
 from sa2net.errors import ConfigError, DataError
 from sa2net.evaluation.overlay import draw_overlay
 from sa2net.registry import tracking
@@ -86,6 +87,12 @@ def run(
         DeviceError: The device cannot be used.
     """
     report = read_validation(validation / VALIDATION_REPORT)
+    if data_md5(data) != report.data_md5:
+        raise DataError(
+            f"{data} is not the data set that was validated",
+            evidence=f"its content is {data_md5(data)}, {validation / VALIDATION_REPORT} is of {report.data_md5}",
+            action="Run `sa2net validate` again.",
+        )
     cases = read_manifest(validation / MANIFEST, data)
     train_cases, val_cases = ([case for case in cases if case.split == split] for split in ("train", "val"))
     if not train_cases or not val_cases:

@@ -1,0 +1,162 @@
+"""The train step on a tiny data set: what it writes, that it resumes exactly, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sa2net.artifacts import folder_sha256, read_model_info
+from sa2net.config import Config, TrainConfig, ValidateConfig
+from sa2net.errors import ConfigError, DataError
+from sa2net.inference.predictor import Predictor
+from sa2net.registry import store
+from sa2net.steps import train, validate
+from sa2net.training import loop
+
+SETTINGS = [
+    "train.epochs=3",
+    "train.validate_every=1",
+    "train.warmup_epochs=1",
+    "train.sweep_width=48",
+    "train.crops_per_scan=1",
+    "train.batch_size=3",
+    "train.augment.crop_height=64",
+    "train.augment.crop_width=64",
+    "train.model.channels=16",
+    "train.device=cpu",
+    "train.threads=1",
+]
+
+
+def settings(*more: str) -> TrainConfig:
+    return Config.load(None, [*SETTINGS, *more]).train
+
+
+@pytest.fixture(scope="module")
+def checked(shared_data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("validate")
+    validate.check(ValidateConfig(workers=1), data=shared_data_root, out=out, data_docs=None, progress=False)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def own_registry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SA2NET_VAR", str(tmp_path_factory.getbasetemp() / "train-step-var"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def fit(cfg: TrainConfig, data: Path, checked: Path, folder: Path) -> train.TrainResult:
+    return train.run(cfg, data=data, validation=checked, out=folder / "out", checkpoints=folder / "ck", progress=False)
+
+
+@pytest.fixture(scope="module")
+def whole(shared_data_root: Path, checked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SA2NET_VAR", str(tmp_path_factory.getbasetemp() / "train-step-var"))
+        fit(settings(), shared_data_root, checked, folder)
+    return folder
+
+
+def test_the_model_folder_explains_itself(whole: Path, checked: Path) -> None:
+    info = read_model_info(whole / "out" / "model")
+    report = json.loads((checked / "report.json").read_text())
+    assert info.data_md5 == report["data_md5"]
+    assert info.normalisation.mean == report["normalisation"]["mean"]
+    assert info.sweep_width == 48
+    assert info.spacing_mm[0] == pytest.approx(0.4 * report["sweep_width"] / 48)
+    assert info.params == {"train": settings().model_dump(mode="json")}
+    assert sorted(path.name for path in (whole / "out" / "model").iterdir()) == ["model.json", "weights.safetensors"]
+    Predictor.load(whole / "out" / "model", device="cpu", threads=1)
+
+
+def test_history_has_every_epoch_and_each_part_of_the_loss(whole: Path) -> None:
+    history = pd.read_csv(whole / "out" / "history.csv")
+    assert list(history["epoch"]) == [1, 2, 3]
+    assert {"loss_total", "loss_main", "loss_coarse", "loss_channel", "loss_position", "loss_auxiliary"} <= set(history)
+    assert not history.isna().any().any()
+    assert "val_dice_mean" in pd.read_csv(whole / "out" / "validation.csv")
+
+
+def test_mlflow_has_the_curves_the_pictures_and_the_model(whole: Path) -> None:
+    client = store.connect()
+    run = client.get_run(json.loads((whole / "out" / "run.json").read_text())["run_id"])
+    assert run.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss_total")] == [1, 2, 3]
+    for name in ("val_dice_mean", "learning_rate", "crops_per_second", "best_val_dice"):
+        assert name in run.data.metrics
+    assert run.data.params["train.epochs"] == "3"
+    assert len(client.list_artifacts(run.info.run_id, "validation")) == 2 * 3  # two val scans, three validations
+    assert {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "model")} >= {"model.json"}
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_interrupted_training_goes_on_to_the_same_bytes(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    told = train._Observer.epoch_ended
+
+    def interrupted(self: train._Observer, row: dict[str, float]) -> None:
+        told(self, row)
+        if row["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Observer, "epoch_ended", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(settings(), shared_data_root, checked, tmp_path)
+    assert not (tmp_path / "out" / "model").exists()
+    fit(settings(), shared_data_root, checked, tmp_path)
+    assert folder_sha256(tmp_path / "out" / "model") == folder_sha256(whole / "out" / "model")
+    assert (tmp_path / "out" / "history.csv").read_bytes() == (whole / "out" / "history.csv").read_bytes()
+
+
+def test_other_settings_do_not_resume(whole: Path, shared_data_root: Path, checked: Path) -> None:
+    result = fit(settings("train.seed=1", "train.epochs=1", "train.warmup_epochs=0"), shared_data_root, checked, whole)
+    assert result.epochs == 1
+    assert len(list((whole / "ck").iterdir())) == 2
+
+
+def test_fine_tuning_starts_from_the_named_model(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    (whole / "out" / "model").rename(start)
+    try:
+        tuned = fit(settings(f"train.init_from={start}"), shared_data_root, checked, tmp_path)
+        assert folder_sha256(tuned.model) != folder_sha256(start)
+        with pytest.raises(ConfigError, match=r"channels 16 there, 24 here"):
+            fit(settings(f"train.init_from={start}", "train.model.channels=24"), shared_data_root, checked, tmp_path)
+    finally:
+        start.rename(whole / "out" / "model")
+
+
+def test_early_stopping_ends_the_training(
+    shared_data_root: Path, checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"val_dice_mean": 0.5})
+    result = fit(settings("train.epochs=9", "train.patience=2"), shared_data_root, checked, tmp_path)
+    assert (result.epochs, result.best_epoch) == (3, 1)
+
+
+def test_a_loss_that_is_no_number_is_an_error_with_a_cure(
+    shared_data_root: Path, checked: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"learning_rate"):
+        fit(settings("train.learning_rate=1e30", "train.clip_norm=0"), shared_data_root, checked, tmp_path)
+    client = store.connect()
+    experiment = client.get_experiment_by_name("sa2net")
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
+    assert newest.info.status == "FAILED"
+
+
+def test_a_validation_that_is_missing_is_named(shared_data_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"report\.json"):
+        fit(settings(), shared_data_root, tmp_path / "none", tmp_path)
+
+
+def test_data_that_changed_since_the_validation_are_refused(data_root: Path, checked: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not the data set that was validated"):
+        fit(settings(), data_root, checked, tmp_path)
