@@ -67,10 +67,12 @@ class ModelConfig(Section):
     """The network. `normalised` / `valid` are the mended defaults, `released` is the published behaviour."""
 
     backbone: str = Field(
-        "resnet18", min_length=1, description="any timm model with feature maps at strides 4, 8, 16, 32"
+        "resnet10t",
+        min_length=1,
+        description="any timm model with feature maps at strides 4, 8, 16, 32, or released_swin_tiny / _large",
     )
     pretrained: bool = Field(False, description="start the backbone from timm's weights (needs a network)")
-    channels: int = Field(64, ge=8, description="width of the decode head")
+    channels: int = Field(48, ge=8, description="width of the decode head")
     num_classes: int = Field(4, ge=2, description="channels of the logits; a training takes the classes of a mask")
     affinity: Literal["normalised", "released"] = Field(
         "normalised", description="scaling of structure affinity and channel attention"
@@ -104,17 +106,17 @@ class LossConfig(Section):
 class AugmentConfig(Section):
     """Random changes of the training crops; scan and mask move together."""
 
-    crop_height: int = Field(256, ge=32, description="px at working scale; multiple of 32")
-    crop_width: int = Field(256, ge=32, description="px at working scale; multiple of 32")
-    scale_low: float = Field(0.75, gt=0.0, description="smallest random scale")
-    scale_high: float = Field(1.35, gt=0.0, description="largest random scale")
-    rotation: float = Field(8.0, ge=0.0, le=45.0, description="largest rotation, degrees either way")
+    crop_height: int = Field(320, ge=32, description="px at working scale; multiple of 32")
+    crop_width: int = Field(192, ge=32, description="px at working scale; multiple of 32")
+    scale_low: float = Field(0.85, gt=0.0, description="smallest random scale")
+    scale_high: float = Field(1.2, gt=0.0, description="largest random scale")
+    rotation: float = Field(5.0, ge=0.0, le=45.0, description="largest rotation, degrees either way")
     flip: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right flip")
-    brightness: float = Field(0.25, ge=0.0, le=1.0, description="largest change of brightness, share")
-    contrast: float = Field(0.25, ge=0.0, le=1.0, description="largest change of contrast, share")
-    gamma: float = Field(0.3, ge=0.0, lt=1.0, description="largest change of the grey curve's exponent, share")
+    brightness: float = Field(0.15, ge=0.0, le=1.0, description="largest change of brightness, share")
+    contrast: float = Field(0.15, ge=0.0, le=1.0, description="largest change of contrast, share")
+    gamma: float = Field(0.15, ge=0.0, lt=1.0, description="largest change of the grey curve's exponent, share")
     noise: float = Field(
-        0.04, ge=0.0, le=1.0, description="largest standard deviation of added noise, share of full scale"
+        0.02, ge=0.0, le=1.0, description="largest standard deviation of added noise, share of full scale"
     )
     blur: float = Field(0.2, ge=0.0, le=1.0, description="probability of a slight blur")
 
@@ -137,16 +139,16 @@ class TrainConfig(Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
-    sweep_width: int = Field(192, ge=16, description="width of the sweep as the network sees it, px (working scale)")
+    sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
     epochs: int = Field(60, ge=1, description="passes over the train scans")
-    crops_per_scan: int = Field(4, ge=1, description="crops drawn from each scan in one epoch")
-    batch_size: int = Field(4, ge=1, description="crops in one step")
-    learning_rate: float = Field(1e-3, gt=0.0, description="peak learning rate of AdamW")
+    crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
+    batch_size: int = Field(2, ge=1, description="crops in one step")
+    learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-2, ge=0.0, description="not applied to norms and biases")
     schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay after the warm-up")
     warmup_epochs: float = Field(1.0, ge=0.0, description="linear warm-up; may be a fraction")
     clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
-    validate_every: int = Field(5, ge=1, description="epochs between two validations")
+    validate_every: int = Field(6, ge=1, description="epochs between two validations")
     patience: int = Field(0, ge=0, description="stop after so many validations without a better Dice; 0 = never")
     seed: int = Field(0, ge=0, description="seed of weights, crops and augmentation")
     device: Device = Field("auto", description="cuda is a demand: without a GPU the run ends")
@@ -179,7 +181,7 @@ class EvaluateConfig(Section):
     scales: tuple[float, ...] = Field(
         (1.0,), min_length=1, description="test-time scales whose probabilities are averaged"
     )
-    flip: bool = Field(False, description="average with the mirrored scan")
+    flip: bool = Field(True, description="average with the mirrored scan")
     nsd_tolerance_mm: float = Field(
         1.0, gt=0.0, description="tolerance of the normalised surface distance where the spacing is known"
     )
