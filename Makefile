@@ -23,6 +23,7 @@ setup: $(VENV)/.installed  ## Make the virtual environment .venv with the locked
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}: make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies into $(VENV); torch is large, this takes some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -35,7 +36,7 @@ run: data  ## The main job: validate, train, evaluate, register; what is up to d
 	@$(SA2NET) register
 
 test: setup  ## The whole test set but the long tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadscope --cov --cov-report=term:skip-covered
 
 test-long: setup  ## The long tests: full training line, crash and resume, fresh clone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long

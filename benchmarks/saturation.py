@@ -72,7 +72,7 @@ def main() -> None:
     )
     for affinity in ("released", "normalised"):
         for size in (256, 512):
-            a, a_hot, c, c_hot, gradient = measure(affinity, size, args)  # type: ignore[arg-type]
+            a, a_hot, c, c_hot, gradient = measure(affinity, size, args)
             print(f"{affinity:12}{size:6}{a:10.3f}{a_hot:9.0%}{c:10.3f}{c_hot:9.0%}{gradient:24.1e}")
 
 

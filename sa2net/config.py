@@ -140,7 +140,7 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
-    epochs: int = Field(60, ge=1, description="passes over the train scans")
+    epochs: int = Field(54, ge=1, description="passes over the train scans")
     crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
     batch_size: int = Field(2, ge=1, description="crops in one step")
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
