@@ -186,7 +186,7 @@ def register(
     click.echo(f"decision: {result.verdict} - {'; '.join(reason.rstrip('.') for reason in result.reasons)}")
     click.echo(f"report:   {evaluation / 'report.html'}")
     click.echo(
-        f"runs:     mlflow ui --backend-store-uri {tracking_uri()}"
+        f"runs:     MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri {tracking_uri()}"
         if "://" in tracking_uri() and not tracking_uri().startswith("http")
         else f"runs:     {tracking_uri()}"
     )

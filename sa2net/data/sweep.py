@@ -12,11 +12,14 @@ THRESHOLD = 8
 
 _BRIDGE = 12 / 640  # gaps closed, as a share of the width: rows of short black dashes cross the sweep
 
+_PIECE = 0.05
+"""Share of the largest piece that makes another one part of the sweep: a probe that lost contact leaves a gap."""
+
 Mask = npt.NDArray[np.bool_]
 
 
 def sweep_mask(scan: npt.NDArray[np.uint8]) -> Mask:
-    """Where the sweep lies: the largest connected bright region, dashes bridged, holes filled.
+    """Where the sweep lies: the large connected bright regions, dashes bridged, holes filled.
 
     Args:
         scan: Grey values, 0-255. # (H, W)
@@ -27,7 +30,7 @@ def sweep_mask(scan: npt.NDArray[np.uint8]) -> Mask:
     height, width = scan.shape
     size = max(3, round(width * _BRIDGE) | 1)
     padded = np.pad(scan > THRESHOLD, size)  # room, so that closing does not eat at the border
-    region = _largest(~_dilate(~_dilate(padded, size), size))
+    region = _large(~_dilate(~_dilate(padded, size), size))
     holes_and_region = ~_component_of_corner(~region)
     return holes_and_region[size : size + height, size : size + width]
 
@@ -58,13 +61,14 @@ def _dilate(image: Mask, size: int) -> Mask:
     return image
 
 
-def _largest(image: Mask) -> Mask:
+def _large(image: Mask) -> Mask:
+    """The largest connected part, and those that are not small beside it."""
     labels, count = ndimage.label(image)
     if count == 0:
         return np.zeros_like(image)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    found: Mask = labels == sizes.argmax()
+    found: Mask = (sizes >= _PIECE * sizes.max())[labels] & image
     return found
 
 

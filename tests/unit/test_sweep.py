@@ -79,3 +79,16 @@ def test_the_real_scan() -> None:
     assert abs(columns[-1] - 530) <= 3
     assert mask.mean() == pytest.approx(0.571, abs=0.003)
     assert 387 <= width_of(mask) <= 395
+
+
+def test_a_gap_in_the_sweep_loses_neither_part() -> None:
+    scan = np.zeros((400, 160), np.uint8)
+    scan[10:200, 40:121] = 70
+    scan[240:390, 40:121] = 70
+    scan[300:306, 2:8] = 200  # a speck beside the sweep is none of it
+    mask = sweep_mask(scan)
+    assert mask[100, 80]
+    assert mask[300, 80]
+    assert not mask[220, 80]
+    assert not mask[:, :20].any()
+    assert sweep_width(scan) == 81.0
