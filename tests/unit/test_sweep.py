@@ -42,14 +42,6 @@ def test_rows_of_black_dashes_are_bridged() -> None:
     assert sweep_mask(scan)[20:380, 100:500].all()
 
 
-def test_two_sweeps_with_a_wide_gap_are_two_regions() -> None:
-    scan = np.zeros((400, 640), np.uint8)
-    scan[20:100, 100:500] = 120
-    scan[140:380, 100:500] = 120
-    assert not sweep_mask(scan)[:100].any()
-    assert sweep_width(scan) == 400.0
-
-
 @given(st.integers(2, 60), st.integers(2, 60), st.integers(0, 2**31))
 @settings(max_examples=40)
 def test_any_picture_has_one_sweep_of_its_own_size(height: int, width: int, seed: int) -> None:
