@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # `import factories` under --import-mode=importlib
 
 from factories import write_data_set
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_var(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes into the registry of the project, or into a server that the environment names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SA2NET_VAR", str(tmp_path_factory.mktemp("var")))
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture

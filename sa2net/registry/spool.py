@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from sa2net.artifacts import read_json, write_json
-from sa2net.errors import DataError
+from sa2net.errors import DataError, StorageError
 from sa2net.registry import store
 from sa2net.registry.execution import Execution
 
@@ -80,7 +80,14 @@ class Spool:
     def create(cls, header: Header) -> "Spool":
         """A new folder for a run that starts now."""
         folder = _spools() / header.key
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(
+                f"{folder.parent} cannot be written",
+                evidence=str(error),
+                action="Name another folder for runs and spools with SA2NET_VAR.",
+            ) from error
         lock = FileLock(f"{folder}.lock")
         lock.acquire()
         spool = cls(folder, header, lock)

@@ -20,7 +20,7 @@ from sa2net.inference.predictor import Predictor
 from sa2net.model.network import build
 from sa2net.steps import evaluate
 
-CFG = EvaluateConfig(bootstrap_samples=100, overlays=1, device="cpu", precision="float32", threads=1)
+CFG = EvaluateConfig(bootstrap_samples=100, overlays=1, flip=False, device="cpu", precision="float32", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,7 @@ def test_step_writes_what_it_promises(evaluated, model, shared_data_root):
         artifacts.RELIABILITY,
         artifacts.EVALUATION_REPORT,
         artifacts.TIMING_JSON,
+        artifacts.RUN_JSON,
     }
     assert fixed <= written
     assert all(name.startswith("overlays/") and name.endswith(".png") for name in written - fixed)
@@ -96,13 +97,13 @@ def test_scores_are_those_of_the_predictor(evaluated, model, shared_data_root):
     assert sum(int(line.rsplit(",", 1)[1]) for line in confusion) == valid
 
 
-def test_equal_runs_write_equal_bytes_except_the_timing(evaluated, model, shared_data_root, tmp_path):
+def test_equal_runs_write_equal_bytes_except_times_and_run_ids(evaluated, model, shared_data_root, tmp_path):
     again = evaluate.run(CFG, data=shared_data_root, model=model, out=tmp_path / "elsewhere", progress=False)
     one, two = (
         {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != artifacts.TIMING_JSON
+            if path.is_file() and path.name not in (artifacts.TIMING_JSON, artifacts.RUN_JSON)
         }
         for folder in (evaluated.out, again.out)
     )

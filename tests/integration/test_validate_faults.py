@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "a pipe": (pipe, (SCAN, "not a regular file"), "Make it a regular file"),
     "mask of another height": (mask_of(lambda mask: mask[:-3]), (MASK, "96 x 253"), "at the scan's own size"),
     "mask turned": (mask_of(lambda mask: np.ascontiguousarray(mask.T)), (MASK, "256 x 96"), "at the scan's own size"),
-    "label 7": (mask_of(label_seven), (MASK, "label 7"), "validate.labels"),
+    "label 7": (mask_of(label_seven), (MASK, "label 7"), "255 where nobody can tell"),
     "all background": (mask_of(np.zeros_like), (MASK, "background alone"), "Draw the mask"),
     "class absent": (mask_of(no_lumbar), (MASK, "lumbar lump"), "validate.required_classes"),
     "missing mask": (lambda root: (root / MASK).unlink(), (MASK, "no such file"), "Put the file there"),
@@ -347,7 +347,9 @@ UNPRIVILEGED = """
     from sa2net.steps import validate
 
     home = Path(sys.argv[1])
+    os.environ["SA2NET_VAR"] = str(home / "warm-var")
     validate.run(ValidateConfig(), data=home / "data", out=home / "warm", progress=False)  # late imports happen here
+    os.environ["SA2NET_VAR"] = str(home / "var")
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(65534)
