@@ -31,6 +31,7 @@ data: setup  ## Fetch the versioned data set that data.dvc names, where there is
 	@test -d data || $(BIN)/dvc pull --quiet data.dvc
 
 run: data  ## The main job: validate, train, evaluate, register; what is up to date is skipped
+	@$(SA2NET) unlock
 	$(BIN)/dvc repro
 	@echo
 	@$(SA2NET) register

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import signal
 import sys
+from types import FrameType
 
 import click
 
 from sa2net.cli import cli
-from sa2net.errors import Sa2NetError
+from sa2net.errors import Sa2NetError, StorageError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -22,9 +24,15 @@ NO_TELEMETRY = {
 }
 
 
+def _leave(number: int, _: FrameType | None) -> None:
+    """End by an exception, so that what is half done is cleared away."""
+    raise SystemExit(128 + number)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with the exit code that the result has."""
     os.environ.update(NO_TELEMETRY)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         code = cli.main(args=arguments, prog_name="sa2net", standalone_mode=False)
     except Sa2NetError as error:
@@ -36,6 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("sa2net: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        action = "Check that the place exists, can be written and has room, or name another one."
+        click.echo(f"sa2net: a file or folder cannot be used: {place}{error.strerror or error}. {action}", err=True)
+        sys.exit(StorageError.exit_code)
     except Exception:
         logging.getLogger("sa2net").exception("internal error: please report it with these lines")
         sys.exit(INTERNAL_ERROR)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +40,10 @@ VALIDATION_HISTORY = "validation.csv"
 DECISION = "decision.json"
 RUN_JSON = "run.json"
 TIMING_JSON = "timing.json"
+EVALUATION_FILES = frozenset(
+    (SCORES, PER_SCAN, EVALUATION_REPORT, CONFUSION, DICE_PER_CLASS, RELIABILITY, OVERLAYS, RUN_JSON, TIMING_JSON)
+)
+"""Everything that an evaluation folder holds."""
 
 
 class Normalisation(BaseModel):
@@ -349,7 +353,7 @@ def write_model(folder: Path, info: ModelInfo, weights: "Mapping[str, torch.Tens
     """Write a model folder, atomically: it is there whole or not at all."""
     from safetensors.torch import save_file
 
-    with replaced_folder(folder) as fresh:
+    with replaced_folder(folder, (MODEL_JSON, WEIGHTS)) as fresh:
         save_file({name: value.detach().cpu().contiguous() for name, value in sorted(weights.items())}, fresh / WEIGHTS)
         write_json(fresh / MODEL_JSON, info.model_dump(mode="json"))
 
@@ -428,7 +432,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read",
             evidence=str(error),
@@ -439,18 +443,51 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_replaceable(folder: Path, ours: Collection[str]) -> None:
+    """Refuse to replace a folder that holds anything but what we write there.
+
+    Args:
+        folder: Where a step is about to write.
+        ours: Names that the step may find and replace.
+
+    Raises:
+        DataError: A file, or a folder with something else in it.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file", action="Name a folder with --out.")
+    foreign = sorted(item.name for item in folder.iterdir() if item.name not in ours)
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise DataError(
+            f"{folder} would be replaced, and holds files that are not from this step",
+            evidence=", ".join(foreign[:3]) + more,
+            action="Name a new folder with --out, or move these files away.",
+        )
+
+
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Fill a fresh folder beside `folder`, then put it in its place; on an error the old one stays."""
+def replaced_folder(folder: Path, ours: Collection[str]) -> Iterator[Path]:
+    """Fill a fresh folder beside `folder`, then put it in its place; on an error the old one stays.
+
+    Args:
+        folder: The folder to write.
+        ours: See `check_replaceable`.
+    """
     import shutil
 
+    check_replaceable(folder, ours)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    old = fresh.with_name(fresh.name + ".old")
     fresh.chmod(0o755)
     try:
         yield fresh
+        check_replaceable(folder, ours)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -294,7 +294,21 @@ def import_data(
 
     cfg = _load(params, overrides).validate
     result = bring_in(source, out, pseudonymise=pseudonymise, key=key, cfg=cfg, progress=not quiet)
-    click.echo(result.message)
+    if not quiet:
+        click.echo(result.message)
+
+
+@cli.command()
+def unlock() -> None:
+    """Drop the locks that killed DVC processes left behind; `make run` does it first.
+
+    Example: sa2net unlock && dvc repro
+    """
+    from sa2net.data.store import clear_dead_locks
+
+    dead = clear_dead_locks(Path.cwd())
+    if dead:
+        click.echo(f"dropped the locks of {dead} killed DVC processes")
 
 
 @cli.command()
@@ -340,7 +354,7 @@ def _scores_table(evaluation: Path) -> str:
     data = "phantom " if scores.phantom else ""
     lines = [
         f"{data}{scores.split} split: {scores.scans} scans of {scores.subjects} subjects",
-        f"{'':18}{'Dice':>7}  95 % interval   {'NSD':>6}  {'HD95':>7} {scores.unit}",
+        f"{'':18}{'Dice':>7}  {f'{scores.confidence:.0%} interval':15} {'NSD':>6}  {'HD95':>7} {scores.unit}",
     ]
     for name, group in {"mean": scores.mean, **scores.per_class}.items():
         dice = group.dice

@@ -8,7 +8,7 @@ import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -21,7 +21,7 @@ from sa2net.errors import ConfigError
 class Section(BaseModel):
     """A frozen group of settings that knows all its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ValidateConfig(Section):
@@ -34,7 +34,7 @@ class ValidateConfig(Section):
     val_fraction: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of the train subjects held out where there is no val list"
     )
-    split_seed: int = Field(0, ge=0, description="seed of that split")
+    split_seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of that split")
     bounds_margin: float = Field(
         0.5, ge=0.0, description="learnt area and grey bounds are widened by this share of their range"
     )
@@ -140,7 +140,7 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
-    epochs: int = Field(54, ge=1, description="passes over the train scans")
+    epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
     crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
     batch_size: int = Field(2, ge=1, description="crops in one step")
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
@@ -150,10 +150,10 @@ class TrainConfig(Section):
     clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
     validate_every: int = Field(6, ge=1, description="epochs between two validations")
     patience: int = Field(0, ge=0, description="stop after so many validations without a better Dice; 0 = never")
-    seed: int = Field(0, ge=0, description="seed of weights, crops and augmentation")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of weights, crops and augmentation")
     device: Device = Field("auto", description="cuda is a demand: without a GPU the run ends")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
-    threads: int = Field(2, ge=1, description="CPU threads of torch; part of what makes a run bit-equal")
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads of torch; part of what makes a run bit-equal")
     workers: int = Field(0, ge=0, description="processes that prepare crops; 0 = in the trainer itself")
     init_from: str = Field("", description="model folder or models:/NAME@ALIAS to fine-tune; empty = from scratch")
     log_pictures: Literal["local", "always", "never"] = Field(
@@ -178,7 +178,7 @@ class EvaluateConfig(Section):
 
     split: Literal["train", "val", "test"] = Field("test", description="which split is scored")
     mode: Literal["whole", "sliding"] = Field("whole", description="whole scan at once, or overlapping windows")
-    scales: tuple[float, ...] = Field(
+    scales: tuple[Annotated[float, Field(ge=0.1, le=4.0)], ...] = Field(
         (1.0,), min_length=1, description="test-time scales whose probabilities are averaged"
     )
     flip: bool = Field(True, description="average with the mirrored scan")
@@ -188,11 +188,11 @@ class EvaluateConfig(Section):
     nsd_tolerance_px: float = Field(3.0, gt=0.0, description="the same in px, where it is not")
     bootstrap_samples: int = Field(2000, ge=100, description="resamples of the subjects behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the intervals")
-    seed: int = Field(0, ge=0, description="seed of the resamples")
-    overlays: int = Field(3, ge=0, description="worst, median and best scans drawn, each so many")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the resamples")
+    overlays: int = Field(3, ge=0, le=1000, description="worst, median and best scans drawn, each so many")
     device: Device = Field("auto", description="cuda is a demand")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
-    threads: int = Field(2, ge=1, description="CPU threads of torch")
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads of torch")
     log_pictures: Literal["local", "always", "never"] = Field(
         "local", description="log the report with its overlays: only to a store on this machine, always, never"
     )
@@ -218,7 +218,7 @@ class RegisterConfig(Section):
     )
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the one-sided paired bootstrap")
     bootstrap_samples: int = Field(5000, ge=100, description="resamples of the subjects")
-    seed: int = Field(0, ge=0, description="seed of the resamples")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the resamples")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -298,7 +298,7 @@ def _render_section(section: Section, indent: int) -> list[str]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} cannot be read", evidence=str(error), action="Give a YAML file with --params."
         ) from error
@@ -332,7 +332,7 @@ def _apply_override(tree: dict[str, Any], text: str) -> None:
         node = child
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"--set {text} is not YAML", evidence=str(error), action="Quote the value.") from error
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):

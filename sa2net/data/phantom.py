@@ -150,7 +150,7 @@ def draw_dataset(
             action="Name a folder that does not exist yet, or remove its content first.",
         )
     jobs = [(split, index) for split in _SPLITS for index in range(counts[split])]
-    with replaced_folder(out) as fresh:
+    with replaced_folder(out, ()) as fresh:
         for split in {split for split, _ in jobs}:
             (fresh / "dataset" / split).mkdir(parents=True)
             (fresh / "groundtruth" / split).mkdir(parents=True)

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
+from sa2net.artifacts import write_text
 from sa2net.errors import StorageError
 
 _POINTER = ".dvc"
@@ -160,3 +162,50 @@ def _md5(path: Path) -> str:
         raise OSError(f"{path} is not a regular file")  # a pipe would never end
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def clear_dead_locks(path: Path) -> int:
+    """Drop the read and write locks of DVC processes that were killed; living ones keep theirs.
+
+    DVC writes its locks into a file and never takes those of a dead process back: after a crash every `dvc repro`
+    would end with "is busy".
+
+    Args:
+        path: A folder in the DVC repository.
+
+    Returns:
+        How many dead processes held locks.
+    """
+    home = repository(path)
+    file = home / ".dvc" / "tmp" / "rwlock" if home else None
+    if file is None or not file.is_file():
+        return 0
+    try:
+        locks = json.loads(file.read_text(encoding="utf-8"))
+        held = [entry for group in locks.values() for entries in group.values() for entry in _as_list(entries)]
+        processes = {int(entry["pid"]) for entry in held}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return 0  # another version of DVC writes something else: it says itself what is wrong
+    dead = {process for process in processes if not _is_dvc(process)}
+    if not dead:
+        return 0
+    kept: dict[str, dict[str, Any]] = {}
+    for kind, group in locks.items():
+        for place, entries in group.items():
+            living = [entry for entry in _as_list(entries) if int(entry["pid"]) not in dead]
+            if living:
+                kept.setdefault(kind, {})[place] = living if isinstance(entries, list) else living[0]
+    write_text(file, json.dumps(kept))
+    return len(dead)
+
+
+def _as_list(entries: Any) -> list[dict[str, Any]]:
+    return entries if isinstance(entries, list) else [entries]
+
+
+def _is_dvc(process: int) -> bool:
+    """Whether a process lives and is DVC: the number of a dead one may be given to another."""
+    try:
+        return any("dvc" in part for part in psutil.Process(process).cmdline())
+    except psutil.Error:
+        return False

@@ -74,7 +74,14 @@ def tracking_uri() -> str:
     if not uri:
         return f"sqlite:///{var_folder() / 'mlflow.db'}"
     if uri.startswith("sqlite:///"):
-        return f"sqlite:///{(project_root() / uri.removeprefix('sqlite:///')).resolve()}"
+        file = (project_root() / uri.removeprefix("sqlite:///")).resolve()
+        if uri == "sqlite:///" or file.is_dir():
+            raise ConfigError(
+                "MLFLOW_TRACKING_URI names no file",
+                evidence=uri,
+                action="Write sqlite:///FILE, or unset it for var/mlflow.db.",
+            )
+        return f"sqlite:///{file}"
     if urlsplit(uri).scheme in ("", "file"):
         raise ConfigError(
             "MLFLOW_TRACKING_URI names a folder, which MLflow no longer serves",

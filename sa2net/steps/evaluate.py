@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sa2net.artifacts import (
+    EVALUATION_FILES,
     EVALUATION_REPORT,
     PER_SCAN,
     SCORES,
     TIMING_JSON,
     Scores,
+    check_replaceable,
     folder_sha256,
     replaced_folder,
     write_json,
@@ -90,6 +92,7 @@ def _numbers(scores: Scores) -> dict[str, float]:
 
 def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bool = True) -> EvaluateResult:
     """Score a model and write its folder; nothing is tracked."""
+    check_replaceable(out, EVALUATION_FILES)
     cases = read_cases(data, [cfg.split])
     if not cases:
         raise DataError(
@@ -106,7 +109,10 @@ def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, prog
         precision=cfg.precision,
         threads=cfg.threads,
     )
-    with replaced_folder(out) as fresh, tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as masks:
+    with (
+        replaced_folder(out, EVALUATION_FILES) as fresh,
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as masks,
+    ):
         evaluation = score(cases, predictor.probabilities, cfg, masks=Path(masks), progress=progress)
         scores = summarise(
             evaluation,

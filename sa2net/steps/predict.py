@@ -16,13 +16,15 @@ from sa2net.config import EvaluateConfig
 from sa2net.data.framing import Grey
 from sa2net.data.layout import MASK_SUFFIX, read_scan, write_png
 from sa2net.data.sweep import sweep_width
-from sa2net.errors import DataError, Sa2NetError
+from sa2net.errors import ConfigError, DataError, Sa2NetError
 from sa2net.evaluation.overlay import draw_mask
 from sa2net.inference.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 OVERLAY_SUFFIX = "_overlay"
 SHOWN = 5
+SPACING_MM = (0.01, 5.0)
+"""Sizes that a pixel can have, mm; the same range as `validate` allows in `scans.csv`."""
 
 
 def run(
@@ -51,11 +53,11 @@ def run(
     Raises:
         DataError: Nothing to do, or some files could not be used; all others are done by then.
     """
-    if spacing_mm is not None and min(spacing_mm) <= 0:
-        raise DataError(
+    if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
+        raise ConfigError(
             "the pixel spacing cannot be right",
-            evidence=f"{spacing_mm} mm",
-            action="Give two positive numbers, x and y, in mm.",
+            evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
+            action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
         )
     named = _output_names(find_scans(scans))
     predictor = Predictor.load(

@@ -83,7 +83,8 @@ def test_equal_names_from_two_folders_do_not_overwrite_each_other(model: Path, s
     ("arguments", "code", "words"),
     [
         (["nowhere.png"], 3, "names no scan"),
-        ([".", "--spacing", "0", "1"], 3, "spacing cannot be right"),
+        ([".", "--spacing", "nan", "1"], 2, "spacing cannot be right"),
+        ([".", "--spacing", "0", "1"], 2, "spacing cannot be right"),
         ([], 2, "Missing argument"),
     ],
 )

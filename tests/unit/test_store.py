@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -106,3 +107,31 @@ def test_only_remotes_outside_of_the_repository_count(tmp_path: Path) -> None:
     dvc("remote", "add", "disk", str(tmp_path / "disk"), cwd=home)
     dvc("remote", "add", "-d", "hospital", "s3://bucket/path", cwd=home)
     assert store.outside_remotes(home) == ["hospital", "disk"]
+
+
+def test_locks_of_killed_processes_are_dropped_and_living_ones_kept(tmp_path: Path) -> None:
+    file = tmp_path / ".dvc" / "tmp" / "rwlock"
+    file.parent.mkdir(parents=True)
+    living = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dvc"])
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    try:
+        entries = [{"pid": process.pid, "cmd": "dvc repro"} for process in (living, gone)]
+        file.write_text(json.dumps({"read": {"/a": entries, "/b": [entries[1]]}, "write": {"/c": entries[1]}}))
+        assert store.clear_dead_locks(tmp_path) == 1
+        assert json.loads(file.read_text()) == {"read": {"/a": [entries[0]]}}
+        assert store.clear_dead_locks(tmp_path) == 0
+    finally:
+        living.kill()
+        living.wait()
+    assert store.clear_dead_locks(tmp_path) == 1
+    assert json.loads(file.read_text()) == {}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"read": 3}', '{"read": {"/a": [{"cmd": "x"}]}}'])
+def test_a_lock_file_that_is_not_understood_is_left_alone(tmp_path: Path, content: str) -> None:
+    file = tmp_path / ".dvc" / "tmp" / "rwlock"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert store.clear_dead_locks(tmp_path) == 0
+    assert file.read_text() == content
