@@ -156,7 +156,7 @@ def test_what_was_removed_comes_back(project: Project, first: tuple[str, str, st
 def test_touching_evaluate_runs_evaluate_and_register_alone(project: Project, first: tuple[str, str, str]) -> None:
     params = project.folder / "params.yaml"
     before = params.read_text(encoding="utf-8")
-    params.write_text(before.replace("nsd_tolerance_px: 3.0", "nsd_tolerance_px: 4.0"), encoding="utf-8")
+    params.write_text(before.replace("nsd_tolerance_mm: 1.0", "nsd_tolerance_mm: 2.0"), encoding="utf-8")
     try:
         printed = project.call("dvc", "repro").stdout
     finally:
