@@ -112,14 +112,20 @@ def test_equal_runs_write_equal_bytes_except_times_and_run_ids(evaluated, model,
 
 def test_another_split_and_a_folder_that_is_there_already(model, shared_data_root, tmp_path):
     out = tmp_path / "evaluation"
-    out.mkdir()
-    (out / "stale.txt").write_text("old")
+    stale = out / artifacts.OVERLAYS / "stale.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("old")
     cfg = CFG.model_copy(update={"split": "val", "overlays": 0, "mode": "sliding", "flip": True})
     result = evaluate.run(cfg, data=shared_data_root, model=model, out=out, progress=False)
     assert (result.scores.split, result.scores.scans) == ("val", 2)
     assert result.scores.inference == {"mode": "sliding", "scales": [1.0], "flip": True}
-    assert not (out / "stale.txt").exists()
     assert list((out / artifacts.OVERLAYS).iterdir()) == []  # the folder is there: DVC expects it
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_kept(model, data_root):
+    with pytest.raises(DataError, match="would be replaced"):
+        evaluate.run(CFG, data=data_root, model=model, out=data_root, progress=False)
+    assert read_cases(data_root, ["test"])[0].scan.is_file()
 
 
 def test_ignored_pixels_and_missing_classes(model, data_root, tmp_path):
