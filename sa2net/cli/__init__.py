@@ -1,0 +1,9 @@
+"""The command line: one verb per step, and what people do with the result.
+
+Only parsing and printing live here. Heavy modules are imported inside the verbs, so that `--help` stays quick.
+"""
+
+from sa2net.cli import data, line, use
+from sa2net.cli.options import cli
+
+__all__ = ["cli", "data", "line", "use"]
