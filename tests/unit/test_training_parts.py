@@ -180,6 +180,7 @@ def test_a_second_trainer_waits_and_names_the_first(tmp_path: Path, caplog: pyte
     other = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), 1.5))
     other.start()
     while not (tmp_path / "held").exists():
+        assert other.exitcode is None, "the other trainer ended before it held the lock"
         time.sleep(0.02)
     owner = json.loads((tmp_path / "key" / "owner.json").read_text())
     assert owner["pid"] == other.pid
@@ -193,6 +194,7 @@ def test_a_killed_trainer_leaves_no_lock(tmp_path: Path) -> None:
     other = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), 60))
     other.start()
     while not (tmp_path / "held").exists():
+        assert other.exitcode is None, "the other trainer ended before it held the lock"
         time.sleep(0.02)
     other.kill()
     other.join()

@@ -4,18 +4,11 @@
 cluster as one dict parameter), is frozen from then on, refuses unknown keys, and holds no None.
 """
 
-import contextlib
-import difflib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sa2net.anatomy import NUM_CLASSES
-from sa2net.errors import ConfigError
 
 
 class Section(BaseModel):
@@ -221,149 +214,13 @@ class RegisterConfig(Section):
     seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the resamples")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Config:
-    """All sections. A pydantic dataclass, since a BaseModel has a `validate` of its own."""
+class FetchConfig(Section):
+    """Where the objects of a data set are pulled from: a DVC remote. Keys come from the environment alone."""
 
-    validate: ValidateConfig = ValidateConfig()
-    train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    register: RegisterConfig = RegisterConfig()
-
-    @classmethod
-    def load(cls, params: Path | None = None, overrides: Sequence[str] = ()) -> "Config":
-        """Read the settings: defaults < `params` file < `overrides`.
-
-        Args:
-            params: A YAML file with any part of the sections; None = the defaults alone.
-            overrides: `section.key=value` each, the value in YAML.
-
-        Raises:
-            ConfigError: A file, key or value that cannot be used, with the nearest known key.
-        """
-        tree: dict[str, Any] = {}
-        source = "the overrides"
-        if params is not None:
-            source = str(params)
-            tree = _read_yaml(params)
-        for text in overrides:
-            _apply_override(tree, text)
-        return cls.from_dict(tree, source=source)
-
-    @classmethod
-    def from_dict(cls, tree: Mapping[str, Any], *, source: str = "the settings") -> "Config":
-        """Check a (partial) tree of sections; what is absent takes its default."""
-        try:
-            return TypeAdapter(cls).validate_python(dict(tree))
-        except ValidationError as error:
-            raise ConfigError(
-                f"{source} cannot be used",
-                evidence=_explain(error),
-                action="`sa2net recipe --show` prints every setting with its meaning.",
-            ) from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """All sections as plain JSON types."""
-        dumped: dict[str, Any] = TypeAdapter(Config).dump_python(self, mode="json")
-        return dumped
-
-    def render(self) -> str:
-        """`params.yaml` as text: every value, each with its meaning behind it."""
-        lines = [
-            "# Every setting of a run, one section per step. Overrides: --set train.epochs=2, `dvc exp run -S train.epochs=2`,",
-            "# or `sa2net recipe NAME`, which rewrites this file. Generated from sa2net/config.py.",
-        ]
-        for name in SECTIONS:
-            section: Section = getattr(self, name)
-            lines += ["", f"{name}:", *_render_section(section, indent=2)]
-        return "\n".join(lines) + "\n"
-
-
-SECTIONS = ("validate", "train", "evaluate", "register")
-
-
-def _render_section(section: Section, indent: int) -> list[str]:
-    lines = []
-    for key, field in type(section).model_fields.items():
-        value = getattr(section, key)
-        if isinstance(value, Section):
-            lines += [" " * indent + f"{key}:", *_render_section(value, indent + 2)]
-            continue
-        plain = list(value) if isinstance(value, tuple) else value
-        text = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
-        lines.append(" " * indent + f"{key}: {text}" + (f"  # {field.description}" if field.description else ""))
-    return lines
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} cannot be read", evidence=str(error), action="Give a YAML file with --params."
-        ) from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} holds no sections",
-            evidence=f"its top level is a {type(tree).__name__}",
-            action="Write `train:` and so on at the top.",
-        )
-    return tree
-
-
-def _apply_override(tree: dict[str, Any], text: str) -> None:
-    path, equals, raw = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or len(keys) < 2 or not all(keys):
-        raise ConfigError(
-            f"--set {text} cannot be read", action="Write section.key=value, for example --set train.epochs=2."
-        )
-    node = tree
-    for key in keys[:-1]:
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise ConfigError(
-                f"--set {text} cannot be used",
-                evidence=f"{key} is a value, not a group",
-                action="Name the value itself.",
-            )
-        node = child
-    try:
-        value = yaml.safe_load(raw)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"--set {text} is not YAML", evidence=str(error), action="Quote the value.") from error
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    node[keys[-1]] = "" if value is None else value
-
-
-def _explain(error: ValidationError) -> str:
-    """One clause per fault: where, what, and the nearest known key."""
-    clauses = []
-    for fault in error.errors(include_url=False):
-        where = ".".join(str(part) for part in fault["loc"]) or "settings"
-        if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
-            clauses.append(f"{where} is unknown" + (f" (did you mean {near[0]}?)" if near else ""))
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            clauses.append(
-                f"{where}: {message}" if fault["type"] == "value_error" else f"{where} = {fault['input']!r}: {message}"
-            )
-    return "; ".join(clauses)
-
-
-def _known_keys(path: Sequence[int | str]) -> list[str]:
-    node: Any = Config()
-    for part in path:
-        node = getattr(node, str(part), None)
-    return (
-        list(SECTIONS)
-        if isinstance(node, Config)
-        else list(type(node).model_fields)
-        if isinstance(node, Section)
-        else []
-    )
+    remote: str = Field(min_length=1, description="address of the DVC remote: s3://BUCKET/PREFIX, or a folder")
+    endpoint_url: str = Field("", description="address of the S3 server; empty = that of the AWS settings")
+    region: str = Field("", description="region of the bucket; empty = that of the AWS settings")
+    cache: str = Field("", description="folder that keeps pulled objects between attempts; empty = none")
+    jobs: int = Field(4, ge=1, le=256, description="objects pulled at once")
+    retries: int = Field(5, ge=0, le=100, description="further attempts after a failed one")
+    backoff_seconds: float = Field(1.0, ge=0.0, le=600.0, description="wait before the second attempt; doubles")

@@ -1,0 +1,37 @@
+"""Every setting of the project (`sections`), and how settings are read, overridden and printed (`loading`)."""
+
+from sa2net.config.loading import SECTIONS, Config, as_section
+from sa2net.config.sections import (
+    AugmentConfig,
+    Device,
+    EvaluateConfig,
+    FetchConfig,
+    FloorsConfig,
+    LossConfig,
+    ModelConfig,
+    Precision,
+    PredictorConfig,
+    RegisterConfig,
+    Section,
+    TrainConfig,
+    ValidateConfig,
+)
+
+__all__ = [
+    "SECTIONS",
+    "AugmentConfig",
+    "Config",
+    "Device",
+    "EvaluateConfig",
+    "FetchConfig",
+    "FloorsConfig",
+    "LossConfig",
+    "ModelConfig",
+    "Precision",
+    "PredictorConfig",
+    "RegisterConfig",
+    "Section",
+    "TrainConfig",
+    "ValidateConfig",
+    "as_section",
+]
