@@ -1,27 +1,18 @@
 """Entry point of `sa2net` and `python -m sa2net`: runs the command line and turns errors into exit codes."""
 
 import logging
-import os
 import signal
 import sys
 from types import FrameType
 
 import click
 
+from sa2net import telemetry
 from sa2net.cli import cli
 from sa2net.errors import Sa2NetError, StorageError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
-
-# Nothing leaves the machine unasked: dependencies read these when they are imported.
-NO_TELEMETRY = {
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "true",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 def _leave(number: int, _: FrameType | None) -> None:
@@ -31,7 +22,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with the exit code that the result has."""
-    os.environ.update(NO_TELEMETRY)
+    telemetry.switch_off()
     signal.signal(signal.SIGTERM, _leave)
     try:
         code = cli.main(args=arguments, prog_name="sa2net", standalone_mode=False)

@@ -93,7 +93,7 @@ def evaluate(data: Path, model: str, out: Path, params: Path | None, overrides: 
 
     step.run(load(params, overrides).evaluate, data=data, model=resolve(model), out=out, progress=not quiet)
     if not quiet:
-        click.echo(_scores_table(out))
+        click.echo(scores_table(out))
         click.echo(f"report: {out / 'report.html'}")
 
 
@@ -118,7 +118,7 @@ def register(
     if quiet:
         return
     aliases = ", ".join(result.aliases) or "no alias"
-    click.echo(_scores_table(evaluation))
+    click.echo(scores_table(evaluation))
     click.echo(
         f"version:  {result.name} {result.version} ({aliases}){'' if result.created else ', already registered'}"
     )
@@ -131,7 +131,7 @@ def register(
     )
 
 
-def _scores_table(evaluation: Path) -> str:
+def scores_table(evaluation: Path) -> str:
     """The scores with their intervals, as lines for a terminal."""
     from sa2net.artifacts import SCORES, read_scores
 

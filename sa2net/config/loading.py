@@ -4,7 +4,7 @@ import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -26,34 +26,51 @@ class Config:
     register: RegisterConfig = RegisterConfig()
 
     @classmethod
-    def load(cls, params: Path | None = None, overrides: Sequence[str] = ()) -> "Config":
-        """Read the settings: defaults < `params` file < `overrides`.
+    def load(cls, params: Path | None = None, overrides: Sequence[str] = (), *, recipe: Path | None = None) -> "Config":
+        """Read the settings: defaults < `params` file < `recipe` < `overrides`.
 
         Args:
             params: A YAML file with any part of the sections; None = the defaults alone.
+            recipe: Another such file, over the first.
             overrides: `section.key=value` each, the value in YAML.
 
         Raises:
             ConfigError: A file, key or value that cannot be used, with the nearest known key.
         """
         tree: dict[str, Any] = {}
-        source = "the overrides"
-        if params is not None:
-            source = str(params)
-            tree = _read_yaml(params)
+        lines: dict[tuple[str, ...], int] = {}
+        files = [file for file in (params, recipe) if file is not None]
+        for file in files:
+            layer, numbers = _read_yaml(file)
+            _merge(tree, layer)
+            lines = numbers if len(files) == 1 else {}  # a line number without its file would mislead
+        source = " and ".join(str(file) for file in files) or "the overrides"
         for text in overrides:
-            _apply_override(tree, text)
-        return cls.from_dict(tree, source=source)
+            place = _apply_override(tree, text)
+            lines = {path: line for path, line in lines.items() if path != place}
+        return cls.from_dict(tree, source=source, lines=lines)
 
     @classmethod
-    def from_dict(cls, tree: Mapping[str, Any], *, source: str = "the settings") -> "Config":
-        """Check a (partial) tree of sections; what is absent takes its default."""
+    def from_dict(
+        cls,
+        tree: Mapping[str, Any],
+        *,
+        source: str = "the settings",
+        lines: Mapping[tuple[str, ...], int] | None = None,
+    ) -> "Config":
+        """Check a (partial) tree of sections; what is absent takes its default.
+
+        Args:
+            tree: Section -> its keys.
+            source: What a message calls it.
+            lines: Line of each key in the file that it was read from.
+        """
         try:
             return TypeAdapter(cls).validate_python(dict(tree))
         except ValidationError as error:
             raise ConfigError(
                 f"{source} cannot be used",
-                evidence=_explain(error),
+                evidence=_explain(error, cls, lines),
                 action="`sa2net recipe --show` prints every setting with its meaning.",
             ) from error
 
@@ -77,8 +94,13 @@ class Config:
 SECTIONS = ("validate", "train", "evaluate", "register")
 
 
-def as_section(kind: type[AnySection], *layers: Mapping[str, Any]) -> AnySection:
+def as_section(kind: type[AnySection], *layers: Mapping[str, Any], source: str = "") -> AnySection:
     """One section from partial trees, the last one winning: what a pipeline run gives, over what was compiled in.
+
+    Args:
+        kind: The section.
+        layers: Partial trees.
+        source: What a message calls them; empty = the section's name.
 
     Raises:
         ConfigError: A key or value that cannot be used.
@@ -90,9 +112,9 @@ def as_section(kind: type[AnySection], *layers: Mapping[str, Any]) -> AnySection
         return kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(
-            f"the section {kind.__name__.removesuffix('Config').lower()} cannot be used",
-            evidence=_explain(error),
-            action="`sa2net recipe --show` prints every setting with its meaning.",
+            f"{source or 'the section ' + kind.__name__.removesuffix('Config').lower()} cannot be used",
+            evidence=_explain(error, kind),
+            action="`sa2net recipe --show` prints every setting of a run with its meaning.",
         ) from error
 
 
@@ -117,25 +139,28 @@ def _render_section(section: Section, indent: int) -> list[str]:
     return lines
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The tree of a file, and the line of each key."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} cannot be read", evidence=str(error), action="Give a YAML file with --params."
         ) from error
     if tree is None:
-        return {}
+        return {}, {}
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} holds no sections",
             evidence=f"its top level is a {type(tree).__name__}",
             action="Write `train:` and so on at the top.",
         )
-    return tree
+    return tree, key_lines(text)
 
 
-def _apply_override(tree: dict[str, Any], text: str) -> None:
+def _apply_override(tree: dict[str, Any], text: str) -> tuple[str, ...]:
+    """Set one value; return the path of its key."""
     path, equals, raw = text.partition("=")
     keys = path.strip().split(".")
     if not equals or len(keys) < 2 or not all(keys):
@@ -160,15 +185,18 @@ def _apply_override(tree: dict[str, Any], text: str) -> None:
         with contextlib.suppress(ValueError):
             value = float(value)
     node[keys[-1]] = "" if value is None else value
+    return tuple(keys)
 
 
-def _explain(error: ValidationError) -> str:
-    """One clause per fault: where, what, and the nearest known key."""
+def _explain(error: ValidationError, kind: type, lines: Mapping[tuple[str, ...], int] | None = None) -> str:
+    """One clause per fault: where (with the line, if known), what, and the nearest known key."""
     clauses = []
     for fault in error.errors(include_url=False):
-        where = ".".join(str(part) for part in fault["loc"]) or "settings"
+        path = tuple(str(part) for part in fault["loc"])
+        line = (lines or {}).get(path, 0)
+        where = (f"line {line}: " if line else "") + (".".join(path) or "settings")
         if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
+            near = difflib.get_close_matches(path[-1], _known_keys(kind, path[:-1]), n=1)
             clauses.append(f"{where} is unknown" + (f" (did you mean {near[0]}?)" if near else ""))
         else:
             message = fault["msg"].removeprefix("Value error, ")
@@ -178,14 +206,25 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(clauses)
 
 
-def _known_keys(path: Sequence[int | str]) -> list[str]:
-    node: Any = Config()
+def _known_keys(kind: Any, path: Sequence[str]) -> list[str]:
+    """Keys of the section that lies at `path` below another; empty where there is none."""
     for part in path:
-        node = getattr(node, str(part), None)
-    return (
-        list(SECTIONS)
-        if isinstance(node, Config)
-        else list(type(node).model_fields)
-        if isinstance(node, Section)
-        else []
-    )
+        kind = get_type_hints(kind).get(part)
+    if kind is Config:
+        return list(SECTIONS)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Section) else []
+
+
+def key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """The line, from 1, on which each key of a YAML text stands."""
+    lines: dict[tuple[str, ...], int] = {}
+
+    def walk(node: yaml.Node | None, path: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*path, str(key.value))
+                lines[place] = key.start_mark.line + 1
+                walk(value, place)
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    return lines

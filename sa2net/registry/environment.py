@@ -24,6 +24,8 @@ from sa2net.artifacts import RUN_JSON, file_sha256, write_json
 
 LARGEST_DIFF = 1_000_000
 _PACKAGES = ("torch", "timm", "accelerate", "numpy", "mlflow", "dvc", "great-expectations")
+IMAGE_VARIABLE = "SA2NET_IMAGE"
+"""Names the image that a step runs in, with its digest; set by the pipeline."""
 _IGNORED = ":(exclude)dvc.lock"
 _PROJECT = Path(sa2net.__file__).resolve().parents[1]
 
@@ -61,6 +63,7 @@ class Environment:
         cores: Logical processors.
         memory_gb: Main memory, GB (10^9 bytes).
         gpus: Names of the GPUs.
+        image: Container image with its digest; empty outside of one.
     """
 
     revision: Revision
@@ -74,6 +77,7 @@ class Environment:
     cores: int
     memory_gb: float
     gpus: tuple[str, ...]
+    image: str
 
     def tags(self) -> dict[str, str]:
         """As tags of a run."""
@@ -91,6 +95,7 @@ class Environment:
             "sa2net.cores": str(self.cores),
             "sa2net.memory_gb": str(self.memory_gb),
             "sa2net.gpus": ", ".join(self.gpus),
+            "sa2net.image": self.image,
         }
 
 
@@ -125,6 +130,7 @@ def describe() -> Environment:
         cores=psutil.cpu_count() or 0,
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         gpus=_gpu_names(),
+        image=os.environ.get(IMAGE_VARIABLE, ""),
     )
 
 
@@ -179,6 +185,7 @@ def write_run_json(out: Path, tracker: RunLike, **more: Any) -> dict[str, Any]:
         "dirty": code.dirty,
         "sa2net_version": sa2net.__version__,
         "lock_sha256": describe().lock_sha256,
+        "image": describe().image,
         "started": _utc(tracker.started),
         "written": _utc(datetime.now(UTC).timestamp()),
         **more,

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 MODEL = "model"
 PICTURES = 3
 """Validation scans whose overlays are logged, the first so many by name."""
-_CODE = ("anatomy.py", "artifacts.py", "config", "data", "inference", "model", "training", "steps/train.py")
+_CODE = ("anatomy.py", "artifacts", "config", "data", "inference", "model", "training", "steps/train.py")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sa2net.artifacts import MANIFEST, VALIDATION_PAGE, VALIDATION_REPORT, write_json, write_text
 from sa2net.config import ValidateConfig
-from sa2net.data.examination import examine
+from sa2net.data.examination import Examination, examine
 from sa2net.data.manifest import write_manifest
 from sa2net.data.page import render
 from sa2net.registry import tracking
@@ -56,11 +56,13 @@ def run(
         StorageError: The tracking server refuses us.
     """
     with tracking.step_run("validate", params={"validate": cfg.model_dump(mode="json")}) as tracker:
-        result = check(cfg, data=data, out=out, data_docs=data_docs, progress=progress)
+        found = examine(cfg, data, data_docs=data_docs, progress=progress)
+        _write(found, out)
+        for name in (VALIDATION_REPORT, VALIDATION_PAGE):  # of a data set that fails too: a pod takes its folder along
+            tracker.log_file(out / name)
+        result = _result(found, out)
         tracker.set_tags({"data_md5": result.data_md5})
         tracker.log_metrics({"scans": result.scans, "warnings": len(result.warnings)})
-        tracker.log_file(result.report)
-        tracker.log_file(result.page)
         write_run_json(out, tracker)
     return result
 
@@ -68,6 +70,11 @@ def run(
 def check(cfg: ValidateConfig, *, data: Path, out: Path, data_docs: Path | None, progress: bool) -> ValidateResult:
     """Check a data set and write the folder; nothing is tracked."""
     found = examine(cfg, data, data_docs=data_docs, progress=progress)
+    _write(found, out)
+    return _result(found, out)
+
+
+def _write(found: Examination, out: Path) -> None:
     report, page, manifest = out / VALIDATION_REPORT, out / VALIDATION_PAGE, out / MANIFEST
     report.unlink(missing_ok=True)
     manifest.unlink(missing_ok=True)
@@ -75,8 +82,12 @@ def check(cfg: ValidateConfig, *, data: Path, out: Path, data_docs: Path | None,
         write_manifest(manifest, found.rows)
     write_text(page, render(found.report, found.rows))
     write_json(report, found.report.model_dump(mode="json"))  # last: whoever finds it finds the rest
+
+
+def _result(found: Examination, out: Path) -> ValidateResult:
+    page = out / VALIDATION_PAGE
     passed = found.require_passed(hint=f"{page} names every file.")
     for warning in found.warnings:
         log.warning(warning)
     scans = sum(count.scans for count in passed.counts.values())
-    return ValidateResult(report, page, manifest, passed.data_md5, scans, found.warnings)
+    return ValidateResult(out / VALIDATION_REPORT, page, out / MANIFEST, passed.data_md5, scans, found.warnings)
