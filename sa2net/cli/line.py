@@ -40,6 +40,13 @@ def validate(
     "--checkpoints", type=PATH, default=None, help="Folder of checkpoints; default: var/checkpoints of the project."
 )
 @click.option("--fresh", is_flag=True, help="Forget the checkpoints of this very training and start again.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Train in so many processes of this machine, each on a GPU of its own (or all on its CPU).",
+)
 @settings_options
 @quiet_option
 def train(
@@ -48,16 +55,18 @@ def train(
     out: Path,
     checkpoints: Path | None,
     fresh: bool,
+    processes: int,
     params: Path | None,
     overrides: tuple[str, ...],
     quiet: bool,
 ) -> None:
     """Train the network; goes on from its last checkpoint after a crash.
 
-    Example: sa2net train --set train.epochs=2 --set train.device=cpu
+    Example: sa2net train --processes 4 --set train.batch_size=32 --set train.device=cuda
     """
     from sa2net.registry.store import var_folder
     from sa2net.steps import train as step
+    from sa2net.training.ranks import is_main
 
     cfg = load(params, overrides)
     result = step.run(
@@ -68,8 +77,9 @@ def train(
         checkpoints=checkpoints or var_folder() / "checkpoints",
         fresh=fresh,
         progress=not quiet,
+        processes=processes,
     )
-    if not quiet:
+    if not quiet and processes == 1 and is_main():  # of several processes, the main one says it
         click.echo(
             f"best validation Dice {result.best_dice:.3f} after epoch {result.best_epoch}; model folder: {result.model}"
         )

@@ -4,7 +4,7 @@ That is what makes a resumed training bit-equal to an uninterrupted one, with an
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +88,29 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(derived_seed(self.dataset.seed, "order", self.dataset.epoch))
         yield from torch.randperm(len(self.dataset), generator=generator).tolist()
+
+
+class EpochBatches(Sampler[list[int]]):
+    """The batches of an epoch, or one process's part of each.
+
+    Args:
+        dataset: What is drawn from.
+        batch_size: Crops of a whole batch; the last one of an epoch may be smaller.
+        share: Crops of a whole batch -> first and end index of the part; what lies behind the batch repeats its last
+            crop.
+    """
+
+    def __init__(self, dataset: CropDataset, batch_size: int, share: Callable[[int], tuple[int, int]]) -> None:
+        self.order, self.batch_size, self.share = EpochSampler(dataset), batch_size, share
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.order)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            yield [batch[min(place, len(batch) - 1)] for place in range(*self.share(len(batch)))]
 
 
 def derived_seed(*parts: int | str) -> int:

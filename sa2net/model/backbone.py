@@ -105,3 +105,12 @@ def _unusable(name: str, evidence: str) -> ConfigError:
         evidence=evidence,
         action="Set model.backbone to a network with feature maps at strides 4, 8, 16 and 32, for example resnet18.",
     )
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """Make batch norms take their statistics over the batches of all processes; for GPUs, torch has none for a CPU.
+
+    timm's converter knows its own norms with a built-in activation, which torch's would lose.
+    """
+    converted: nn.Module = timm.layers.convert_sync_batchnorm(network)
+    return converted

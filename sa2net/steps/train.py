@@ -21,6 +21,7 @@ from sa2net.artifacts import (
     ModelInfo,
     file_sha256,
     folder_sha256,
+    read_json,
     read_model_info,
     read_validation,
     read_weights,
@@ -28,7 +29,7 @@ from sa2net.artifacts import (
     write_model,
     write_text,
 )
-from sa2net.config import TrainConfig
+from sa2net.config import Config, TrainConfig
 from sa2net.data.framing import Grey
 from sa2net.data.layout import Case, write_png
 from sa2net.data.manifest import read_manifest
@@ -38,7 +39,9 @@ from sa2net.evaluation.overlay import draw_overlay
 from sa2net.registry import tracking
 from sa2net.registry.versions import resolve
 from sa2net.training.checkpoint import CheckpointStore, Tensors
-from sa2net.training.loop import fit
+from sa2net.training.launch import launch
+from sa2net.training.loop import Fitted, fit
+from sa2net.training.ranks import Ranks, check_batch, check_gpus, joined
 
 logger = logging.getLogger(__name__)
 MODEL = "model"
@@ -66,8 +69,11 @@ def run(
     checkpoints: Path,
     fresh: bool = False,
     progress: bool = True,
+    processes: int = 1,
 ) -> TrainResult:
     """Train a network on checked data.
+
+    Under torchrun this is one of its processes, which reads and trains; only the main one (rank 0) writes.
 
     Writes `model/` (see `sa2net.artifacts.ModelInfo`), `history.csv` (losses), `validation.csv` (Dice), and beside
     them `run.json` and `timing.json`, which no later step reads for its result.
@@ -80,14 +86,52 @@ def run(
         checkpoints: Folder of all trainings' checkpoints; outside `out`, which DVC empties.
         fresh: Forget this training's checkpoints first.
         progress: Show a progress bar.
+        processes: Train in so many processes of this machine, each on a GPU of its own or all on its CPU.
 
     Raises:
         DataError: The validation is missing or of other data; a scan cannot be read.
-        ConfigError: `init_from` does not fit the network.
-        DeviceError: The device cannot be used.
+        ConfigError: `init_from` does not fit the network; the processes cannot share the batch equally.
+        DeviceError: The device cannot be used, or there are fewer GPUs than processes.
     """
+    check_batch(cfg.batch_size, processes)
+    places = {"data": data, "validation": validation, "out": out, "checkpoints": checkpoints}
+    if processes > 1:
+        return _launched(cfg, places, fresh=fresh, progress=progress, processes=processes)
+    with joined(cfg.device) as ranks:
+        return _train(cfg, **places, fresh=fresh, progress=progress, ranks=ranks)
+
+
+def _launched(
+    cfg: TrainConfig, places: Mapping[str, Path], *, fresh: bool, progress: bool, processes: int
+) -> TrainResult:
+    """Start the processes, wait for them, and read what they left behind."""
+    check_gpus(cfg.device, processes)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "params.yaml"
+        write_text(settings, Config(train=cfg).render())
+        command = ["-m", "sa2net", *["--verbose"] * logger.isEnabledFor(logging.DEBUG), "train"]
+        options = ["--params", str(settings), *["--fresh"] * fresh, *["--quiet"] * (not progress)]
+        options += [word for name, place in places.items() for word in (f"--{name}", str(place))]
+        launch([*command, *options], processes)
+    said = read_json(places["out"] / TIMING_JSON)
+    return TrainResult(places["out"] / MODEL, said["best_val_dice"], said["best_epoch"], said["epochs"])
+
+
+def _train(
+    cfg: TrainConfig,
+    *,
+    data: Path,
+    validation: Path,
+    out: Path,
+    checkpoints: Path,
+    fresh: bool,
+    progress: bool,
+    ranks: Ranks,
+) -> TrainResult:
+    """Train in this process, alone or as one of several."""
+    check_batch(cfg.batch_size, ranks.count)
     report = read_validation(validation / VALIDATION_REPORT)
-    if data_md5(data) != report.data_md5:
+    if ranks.main and data_md5(data) != report.data_md5:
         raise DataError(
             f"{data} is not the data set that was validated",
             evidence=f"its content is {data_md5(data)}, {validation / VALIDATION_REPORT} is of {report.data_md5}",
@@ -112,13 +156,17 @@ def run(
         data_md5=report.data_md5,
         params={"train": cfg.model_dump(mode="json")},
     )
+    if not ranks.main:
+        fitted = fit(cfg, info, train_cases, val_cases, checkpoints=None, observer=None, progress=progress, ranks=ranks)
+        return TrainResult(out / MODEL, fitted.best_dice, fitted.best_epoch, len(fitted.history))
     initial, parent = _initial(cfg)
     store = CheckpointStore(checkpoints, _key(cfg, report.data_md5, validation / MANIFEST, parent))
     started = time.perf_counter()
-    tags = {"data_md5": report.data_md5, "parent_model": parent}
+    tags = {"data_md5": report.data_md5, "parent_model": parent, "processes": ranks.count}
     with (
         store.locked(),
         tracking.step_run("train", params=info.params, tags=tags, system_metrics=True) as tracker,
+        ranks.failing_together(),
         tempfile.TemporaryDirectory() as pictures,
     ):
         if fresh:
@@ -126,13 +174,19 @@ def run(
         pictured = {case.name for case in sorted(val_cases, key=lambda case: case.name)[:PICTURES]}
         observer = _Observer(tracker, cfg, pictured, Path(pictures))
         fitted = fit(
-            cfg, info, train_cases, val_cases, checkpoints=store, observer=observer, initial=initial, progress=progress
+            cfg,
+            info,
+            train_cases,
+            val_cases,
+            checkpoints=store,
+            observer=observer,
+            initial=initial,
+            progress=progress,
+            ranks=ranks,
         )
         write_model(out / MODEL, info, fitted.weights)
         _write_history(out, fitted.history)
-        write_json(
-            out / TIMING_JSON, {"schema_version": 1, "seconds": time.perf_counter() - started, "threads": cfg.threads}
-        )
+        _write_timing(out, fitted, seconds=time.perf_counter() - started, threads=cfg.threads, processes=ranks.count)
         tracker.log_metrics(
             {"best_val_dice": fitted.best_dice, "best_epoch": float(fitted.best_epoch)}, step=fitted.best_epoch
         )
@@ -188,6 +242,17 @@ def _write_history(out: Path, history: list[dict[str, float]]) -> None:
     dice = ["epoch", *(str(column) for column in table if str(column).startswith("val_"))]
     write_text(out / HISTORY, table.drop(columns=dice[1:]).to_csv(index=False, lineterminator="\n"))
     write_text(out / VALIDATION_HISTORY, table[dice].dropna().to_csv(index=False, lineterminator="\n"))
+
+
+def _write_timing(out: Path, fitted: Fitted, *, seconds: float, threads: int, processes: int) -> None:
+    """How it went: what differs between equal trainings, and the outcome for whoever started several processes."""
+    outcome = {
+        "best_val_dice": fitted.best_dice,
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history),
+    }
+    spent = {"seconds": seconds, "threads": threads, "processes": processes}
+    write_json(out / TIMING_JSON, {"schema_version": 1, **spent, **outcome})
 
 
 class _Observer:

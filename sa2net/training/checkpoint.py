@@ -17,8 +17,8 @@ from typing import Any
 
 import filelock
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from sa2net.artifacts import write_json
 
@@ -96,36 +96,24 @@ class CheckpointStore:
 
     def save(self, state: TrainingState) -> Path:
         """Write the state after an epoch, atomically, and drop what is older than the last two."""
-        groups = {"network": state.network, "optimiser": state.optimiser, "best": state.best}
-        tensors = {
-            f"{group}/{name}": value.detach().cpu().contiguous()
-            for group, content in groups.items()
-            for name, value in content.items()
-        }
-        rest = {name: value for name, value in vars(state).items() if name not in groups}
         path = self.folder / f"epoch-{state.epoch:06d}.safetensors"
         partial = path.with_suffix(".partial")
-        # Tensors that share memory (a best state just taken from the network) are written twice.
-        save_file(
-            {name: value.clone() for name, value in tensors.items()}, partial, metadata={"state": json.dumps(rest)}
-        )
+        partial.write_bytes(encode(state))
         partial.replace(path)
         for old in self._files()[:-KEPT]:
             old.unlink()
         return path
 
-    def load(self) -> TrainingState | None:
-        """The newest checkpoint that can be read; None where there is none."""
+    def newest(self) -> bytes:
+        """The content of the newest checkpoint that can be read; empty where there is none."""
         for path in reversed(self._files()):
             try:
-                with safe_open(path, framework="pt") as stream:
-                    rest = json.loads(stream.metadata()["state"])
-                tensors = load_file(path)
-                network, optimiser, best = (_take(tensors, group) for group in ("network", "optimiser", "best"))
-                return TrainingState(network=network, optimiser=optimiser, best=best, **rest)
+                content = path.read_bytes()
+                decode(content)
+                return content
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 logger.warning("checkpoint %s cannot be read (%s); trying the one before it", path.name, error)
-        return None
+        return b""
 
     def clear(self) -> None:
         """Forget all checkpoints of this key."""
@@ -134,6 +122,35 @@ class CheckpointStore:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("epoch-*.safetensors"))
+
+
+def encode(state: TrainingState) -> bytes:
+    """A state as the content of a file, or of a message to another process."""
+    groups = {"network": state.network, "optimiser": state.optimiser, "best": state.best}
+    # Tensors that share memory (a best state just taken from the network) are written twice.
+    tensors = {
+        f"{group}/{name}": value.detach().cpu().contiguous().clone()
+        for group, content in groups.items()
+        for name, value in content.items()
+    }
+    rest = {name: value for name, value in vars(state).items() if name not in groups}
+    content: bytes = save(tensors, metadata={"state": json.dumps(rest)})
+    return content
+
+
+def decode(content: bytes) -> TrainingState:
+    """The state that `encode` was given.
+
+    Raises:
+        SafetensorError: The tensors are damaged.
+        KeyError, TypeError, ValueError: The rest is.
+    """
+    tensors = load(content)
+    # Safetensors: 8 bytes of length, a JSON header whose __metadata__ is ours, the tensors.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    rest = json.loads(header["__metadata__"]["state"])
+    network, optimiser, best = (_take(tensors, group) for group in ("network", "optimiser", "best"))
+    return TrainingState(network=network, optimiser=optimiser, best=best, **rest)
 
 
 def _take(tensors: Mapping[str, torch.Tensor], group: str) -> Tensors:

@@ -17,16 +17,25 @@ from tqdm import tqdm
 
 from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
 from sa2net.artifacts import ModelInfo
-from sa2net.config import TrainConfig
-from sa2net.data.dataset import CropDataset, EpochSampler, FramedScan, derived_seed, frame_case
+from sa2net.config import ModelConfig, TrainConfig
+from sa2net.data.dataset import CropDataset, EpochBatches, FramedScan, derived_seed, frame_case
 from sa2net.data.framing import Grey, WorkingScale
 from sa2net.data.layout import Case, read_mask, read_scan
 from sa2net.errors import DataError, DeviceError
 from sa2net.inference.device import resolve_device, resolve_precision, set_threads
 from sa2net.inference.predictor import Predictor
+from sa2net.model.backbone import synchronised
 from sa2net.model.losses import build_loss
 from sa2net.model.network import build
-from sa2net.training.checkpoint import CheckpointStore, Tensors, TrainingState, optimiser_tensors, restore_optimiser
+from sa2net.training.checkpoint import (
+    CheckpointStore,
+    Tensors,
+    TrainingState,
+    decode,
+    optimiser_tensors,
+    restore_optimiser,
+)
+from sa2net.training.ranks import ALONE, Ranks, check_batch
 from sa2net.training.schedule import learning_rate, make_optimiser
 
 logger = logging.getLogger(__name__)
@@ -59,33 +68,41 @@ def fit(
     train_cases: Sequence[Case],
     val_cases: Sequence[Case],
     *,
-    checkpoints: CheckpointStore,
-    observer: Observer,
+    checkpoints: CheckpointStore | None,
+    observer: Observer | None,
     initial: Tensors | None = None,
     progress: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Fitted:
     """Train a network from its settings, or go on where a killed training stopped.
+
+    In several processes each trains on its part of every batch; loss, decisions and weights are the same in all.
 
     Args:
         cfg: The train section.
         info: What the model folder will say: normalisation, working scale.
         train_cases: Cases that are learnt from.
         val_cases: Cases that choose the best epoch; of other subjects.
-        checkpoints: Where the state after each epoch is kept; locked by the caller.
-        observer: Told after each epoch.
-        initial: Weights to start from.
+        checkpoints: Where the state after each epoch is kept; locked by the caller. None but in the main process.
+        observer: Told after each epoch. None but in the main process.
+        initial: Weights to start from; asked for in the main process only.
         progress: Show a progress bar.
+        ranks: The processes that train together.
 
     Raises:
+        ConfigError: The processes cannot share the batch equally.
         DataError: A scan cannot be read, or the loss became NaN.
         DeviceError: The device cannot be used, or its memory is too small.
     """
+    check_batch(cfg.batch_size, ranks.count)
+    # First of all, so that no rank can fail before the main one has its lock and its run.
+    content = ranks.broadcast(checkpoints.newest() if checkpoints else b"")
     device = resolve_device(cfg.device)
     precision = resolve_precision(cfg.precision, device)
     set_threads(cfg.threads)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
     # Convolutions are a little faster this way, on CPU and GPU alike.
-    network = build(cfg.model).to(memory_format=torch.channels_last)
+    network = _fresh_network(cfg.model, ranks, device).to(memory_format=torch.channels_last)
     if initial is not None:
         network.load_state_dict(initial)
     loss_function = build_loss(cfg.loss)
@@ -93,22 +110,22 @@ def fit(
 
     working = WorkingScale(info.sweep_width, (info.spacing_mm[0], info.spacing_mm[1]) if info.spacing_mm else None)
     crops = CropDataset(
-        _frames(train_cases, working, progress),
+        _frames(train_cases, working, progress and ranks.main),
         info.normalisation,
         cfg.augment,
         crops_per_scan=cfg.crops_per_scan,
         seed=cfg.seed,
     )
-    loader = DataLoader(crops, batch_size=cfg.batch_size, sampler=EpochSampler(crops), num_workers=cfg.workers)
-    validation = [(case, read_scan(case.scan), read_mask(case.mask)) for case in val_cases]
+    batches = DataLoader(crops, batch_sampler=EpochBatches(crops, cfg.batch_size, ranks.share), num_workers=cfg.workers)
+    validation = [(case, read_scan(case.scan), read_mask(case.mask)) for case in val_cases] if ranks.main else []
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with different settings
     GradientState._reset_state()
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[precision])
-    model, optimiser_, batches = accelerator.prepare(network, optimiser, loader)
+    model, optimiser_ = accelerator.prepare(network, optimiser)  # with several ranks, the main one's weights for all
     predictor = Predictor(network, info, device=device, precision=precision)
 
-    state = checkpoints.load() or TrainingState()
+    state = decode(content) if content else TrainingState()
     if state.epoch:
         logger.info("going on after epoch %d of %d", state.epoch, cfg.epochs)
         network.load_state_dict(state.network)
@@ -122,25 +139,27 @@ def fit(
         initial=state.epoch * steps,
         unit="step",
         desc="train",
-        disable=not progress,
+        disable=not (progress and ranks.main),
         mininterval=1.0,
     ) as bar:
         while state.epoch < cfg.epochs and not state.stopped:
             epoch = state.epoch
             crops.epoch = epoch
-            torch.manual_seed(derived_seed(cfg.seed, "dropout", epoch, accelerator.process_index))
+            torch.manual_seed(derived_seed(cfg.seed, "dropout", epoch, ranks.index))
             model.train()
             parts_sum: dict[str, float] = {}
             started = time.perf_counter()
             for index, (picture, mask) in enumerate(batches):
+                whole = min(cfg.batch_size, len(crops) - index * cfg.batch_size)
                 rate = learning_rate(cfg, epoch + index / steps)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 with _memory_explained(cfg):
                     with accelerator.autocast():
-                        logits = model(picture.to(memory_format=torch.channels_last))
-                    parts = loss_function(logits, mask)
-                    accelerator.backward(parts["total"])
+                        logits = model(picture.to(device, memory_format=torch.channels_last))
+                    parts = loss_function(*ranks.gather(logits, mask.to(device), whole))
+                    # Each rank has the gradient of its own part; what is averaged over the ranks must be their sum.
+                    accelerator.backward(parts["total"] * ranks.count)
                     if cfg.clip_norm:
                         accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm)
                     optimiser_.step()
@@ -166,15 +185,25 @@ def fit(
                 )
             state.epoch = epoch + 1
             if state.epoch % cfg.validate_every == 0 or state.epoch == cfg.epochs:
-                row |= _validate(predictor, validation, observer, state.epoch)
+                dice = _validate(predictor, validation, observer, state.epoch) if observer else {}
+                row |= ranks.numbers_of_main(dice)
                 _keep_best(state, network, row["val_dice_mean"], cfg)
             state.history.append(row)
             state.network = {name: value.detach() for name, value in network.state_dict().items()}
             state.optimiser = optimiser_tensors(optimiser)
             state.scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-            checkpoints.save(state)
-            observer.epoch_ended(row | {"crops_per_second": len(crops) / seconds})
+            if checkpoints:
+                checkpoints.save(state)
+            if observer:
+                observer.epoch_ended(row | {"crops_per_second": len(crops) / seconds})
     return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
+
+
+def _fresh_network(cfg: ModelConfig, ranks: Ranks, device: torch.device) -> nn.Module:
+    """A network with fresh weights. Those of the main process are what all start from."""
+    network: nn.Module = build(cfg if ranks.main else cfg.model_copy(update={"pretrained": False}))
+    # On a CPU each process normalises with the statistics of its own part of the batch.
+    return synchronised(network) if ranks.count > 1 and device.type == "cuda" else network
 
 
 def _frames(cases: Sequence[Case], working: WorkingScale, progress: bool) -> list[FramedScan]:
