@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test test-long check format ui clean
+.PHONY: help setup data run local local-docker compile submit images pin doctor test test-long check format ui clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/|/' | column -t -s '|'
@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-data: setup  ## Fetch the versioned data set that data.dvc names, where there is none yet
+data: setup
 	@test -d data || $(BIN)/dvc pull --quiet data.dvc
 
 run: data  ## The main job: validate, train, evaluate, register; what is up to date is skipped
@@ -35,6 +35,31 @@ run: data  ## The main job: validate, train, evaluate, register; what is up to d
 	$(BIN)/dvc repro
 	@echo
 	@$(SA2NET) register
+
+# Where pipelines run, a section of infra/environments.yaml; ARGS are further options, e.g. ARGS='--set train.epochs=3 --watch'.
+ENV ?= cluster
+ARGS ?=
+
+local: setup  ## The Kubeflow pipeline on this machine, each step a subprocess (ARGS='--recipe smoke')
+	$(BIN)/python -m pipelines.local $(ARGS)
+
+local-docker: setup  ## The same in the project's images
+	$(BIN)/python -m pipelines.local --docker $(ARGS)
+
+compile: setup  ## Check the settings and write build/training.yaml for ENV
+	$(BIN)/python -m pipelines.compile --env $(ENV) $(ARGS)
+
+submit: setup  ## Submit the pipeline to Kubeflow (ENV=cluster ARGS='--set train.epochs=3 --watch')
+	$(BIN)/python -m pipelines.submit --env $(ENV) $(ARGS)
+
+images: setup  ## Build the images `tools` and `torch`
+	$(BIN)/python -m pipelines.images build $(ARGS)
+
+pin: setup  ## Resolve every image to its digest, into infra/images.lock.json
+	$(BIN)/python -m pipelines.images pin $(ARGS)
+
+doctor: setup  ## Check MLflow, S3, DVC, Kubeflow, GPU and disk, one line each
+	$(SA2NET) doctor $(ARGS)
 
 test: setup  ## The whole test set but the long tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadscope --cov --cov-report=term:skip-covered

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import factories` under --import-mode=importlib
+sys.path.insert(0, str(Path(__file__).parent / "pipeline"))
 
 from factories import write_data_set
 

@@ -104,7 +104,7 @@ def hand_on(metadata: dict[str, Any], values: Mapping[str, Any], *written: Path)
     Raises:
         StorageError: One of them is missing or empty.
     """
-    lacking = [path.name for path in written if not _holds_something(path)]
+    lacking = [path.name for path in written if not holds_something(path)]
     if lacking:
         raise StorageError(
             "a step ended without its outputs",
@@ -120,7 +120,8 @@ def place_page(page: Path, target: Path) -> None:
     shutil.copyfile(page, target)
 
 
-def _holds_something(path: Path) -> bool:
+def holds_something(path: Path) -> bool:
+    """Whether a file or folder is there and not empty."""
     if path.is_dir():
         return any(path.iterdir())
     return path.is_file() and path.stat().st_size > 0

@@ -1,5 +1,6 @@
 """Settings: what is accepted, what is refused, and with which words."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa2net.config import SECTIONS, Config, Section
+from sa2net.config import SECTIONS, Config, FetchConfig, Section, as_section
 from sa2net.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -114,3 +115,32 @@ def test_every_recipe_loads(recipe: Path) -> None:
 
 def test_the_laptop_recipe_is_the_default() -> None:
     assert Config.load(ROOT / "recipes" / "laptop.yaml") == Config()
+
+
+def test_a_fault_names_the_line_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("train:\n  epochs: 3\n\n  model:\n    chanels: 5\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"line 5: train.model.chanels is unknown \(did you mean channels\?\)"):
+        Config.load(file)
+
+
+def test_an_override_has_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("train:\n  epochs: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        Config.load(file, ["train.epochs=0"])
+    assert "train.epochs = 0" in str(error.value)
+    assert not re.search(r"line \d", str(error.value))
+
+
+def test_a_recipe_lies_over_the_file_and_below_the_overrides(tmp_path: Path) -> None:
+    params, recipe = tmp_path / "params.yaml", tmp_path / "recipe.yaml"
+    params.write_text("train:\n  epochs: 30\n  seed: 7\n  model: {channels: 32, dropout: 0.2}\n", encoding="utf-8")
+    recipe.write_text("train:\n  epochs: 20\n  model: {channels: 64}\n", encoding="utf-8")
+    train = Config.load(params, ["train.epochs=10"], recipe=recipe).train
+    assert (train.epochs, train.seed, train.model.channels, train.model.dropout) == (10, 7, 64, 0.2)
+
+
+def test_a_section_from_layers_says_where_its_faults_are() -> None:
+    with pytest.raises(ConfigError, match=r"the pod cannot be used: job is unknown \(did you mean jobs\?\)"):
+        as_section(FetchConfig, {"remote": "s3://x"}, {"job": 3}, source="the pod")
