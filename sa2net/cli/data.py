@@ -1,10 +1,12 @@
-"""Data sets: draw phantoms, bring scans in, keep DVC in order."""
+"""Data sets: draw phantoms, bring scans in, fetch them where there is no checkout, keep DVC and buckets in order."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from sa2net.cli.options import DATA, PATH, cli, load, quiet_option, settings_options
+from sa2net.config import FetchConfig, as_section
 
 
 @cli.command()
@@ -84,3 +86,99 @@ def unlock() -> None:
     dead = clear_dead_locks(Path.cwd())
     if dead:
         click.echo(f"dropped the locks of {dead} killed DVC processes")
+
+
+def _fetch_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option for each setting of the section `fetch`, which is in no settings file."""
+    for key, field in reversed(FetchConfig.model_fields.items()):
+        required = field.is_required()
+        command = click.option(
+            f"--{key.replace('_', '-')}",
+            type=field.annotation,
+            required=required,
+            default=None if required else field.default,
+            show_default=field.default != "",
+            help=f"{str(field.description)[0].upper()}{str(field.description)[1:]}.",
+        )(command)
+    return command
+
+
+@cli.command()
+@click.option(
+    "--pointer", required=True, metavar="FILE|ADDRESS", help="The data.dvc: a path, file:///PATH or s3://BUCKET/KEY."
+)
+@click.option("--out", type=PATH, required=True, help="New folder for the data set and its pointer.")
+@_fetch_options
+@quiet_option
+def fetch(pointer: str, out: Path, quiet: bool, **settings: object) -> None:
+    """Pull the data set that a data.dvc names, without git, and verify every file.
+
+    An interrupted fetch goes on where it was when it is run again. Keys of the bucket come from the environment
+    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). In a checkout, `dvc pull` does the same.
+
+    Example: sa2net fetch --pointer s3://spine/data.dvc --remote s3://spine/dvc --out /scratch/scans
+    """
+    from sa2net.data.layout import data_root
+    from sa2net.steps import fetch as step
+
+    cfg = as_section(FetchConfig, settings, source="the fetch")
+    result = step.run(cfg, pointer=pointer, out=out, progress=not quiet)
+    if not quiet:
+        click.echo(
+            f"{result.files} files, {result.size / 1e6:.1f} MB, {result.pulled} objects pulled; every md5 is right"
+        )
+        click.echo(f"now: sa2net validate --data {data_root(result.data)}")
+
+
+@cli.command()
+@click.argument("address", metavar="s3://NAME")
+@click.option("--endpoint-url", default="", metavar="URL", help="S3 server; default: that of the AWS settings.")
+@click.option("--region", default="", help="Region of the bucket; default: that of the AWS settings.")
+@click.option("--keep-days", type=click.IntRange(1), default=90, show_default=True, help="Old versions stay so long.")
+@click.option(
+    "--abort-days", type=click.IntRange(1), default=7, show_default=True, help="Unfinished uploads stay so long."
+)
+@click.option(
+    "--kms-key", default="", metavar="KEY", help="Encrypt with this key; default: keys of the store (SSE-S3)."
+)
+@click.option("--https-only", is_flag=True, help="Add a policy that refuses plain HTTP.")
+@click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
+def bucket(
+    address: str,
+    endpoint_url: str,
+    region: str,
+    keep_days: int,
+    abort_days: int,
+    kms_key: str,
+    https_only: bool,
+    dry_run: bool,
+) -> None:
+    """Make a bucket, or bring one up: versioning, encryption, no public access, clearing up. Run again, it changes nothing.
+
+    What is stricter already stays, and so do the rules of others. One line a setting: ok, changed, would change,
+    differs (a rule of somebody else stands against it), not supported (by this server).
+
+    Exit code: 0 everything stands, or would; 1 something differs or is not supported; 5 refused, or no answer.
+
+    Example: sa2net bucket s3://spine --endpoint-url https://s3.hospital.example --dry-run
+    """
+    from sa2net.data.store.bucket import Wanted, prepare
+    from sa2net.data.store.objects import split_s3
+    from sa2net.data.store.s3 import connect
+    from sa2net.errors import ConfigError, NegativeAnswerError
+
+    name, prefix = split_s3(address)
+    if prefix:
+        raise ConfigError(f"{address} is a place in a bucket", action=f"Name the bucket alone: s3://{name}")
+    wanted = Wanted(keep_days, abort_days, kms_key, https_only)
+    lacking = []
+    for found in prepare(connect(endpoint_url, region), name, wanted, dry_run=dry_run):
+        click.echo(f"{found.verdict:14}{found.setting:20}{found.detail}")
+        if found.verdict in ("differs", "not supported"):
+            lacking.append(found.setting)
+    if lacking:
+        raise NegativeAnswerError(
+            f"{address} is not as it should be",
+            evidence=", ".join(lacking),
+            action="Do by other means what this server does not know; settle with others what their rules do.",
+        )

@@ -148,6 +148,28 @@ def name_problem(name: str) -> str:
     return ""
 
 
+def data_root(folder: Path) -> Path:
+    """The one folder, `folder` or below, that holds `dataset/` and `groundtruth/`.
+
+    Raises:
+        DataError: There is none, or more than one.
+    """
+    found = []
+    for place, names, _ in os.walk(folder):
+        if {"dataset", "groundtruth"} <= set(names):
+            found.append(Path(place))
+            names[:] = [name for name in names if name not in ("dataset", "groundtruth")]
+        names.sort()
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join(str(path.relative_to(folder)) for path in found[:3])
+    raise DataError(
+        f"{folder} holds {'no data set' if not found else f'{len(found)} data sets'}",
+        evidence=shown or "no folder in it holds dataset/ and groundtruth/",
+        action="Name a folder that holds one data set, with dataset/ and groundtruth/ in it.",
+    )
+
+
 def read_list(root: Path, split: str) -> ScanList:
     """Read a list file; what is wrong with the file as a whole is kept in `problem`. Names are not judged."""
     path = list_path(root, split)
