@@ -122,6 +122,9 @@ class Gpu(Section):
     type: str = Field("nvidia.com/gpu", min_length=1, description="resource name of the device plugin")
     count: int = Field(0, ge=0, le=64, description="GPUs of the training pod; 0 = train on processors")
     nodes: int = Field(1, ge=1, le=64, description="pods that train together; more than 1 makes a TrainJob")
+    runtime: KubernetesName = Field(
+        "torch-distributed", description="training runtime of Kubeflow Trainer, for nodes > 1"
+    )
     evaluate: bool = Field(True, description="give evaluate and each part of a batch one GPU too, where train has some")
     node_selector: dict[LabelKey, Label] = Field({}, description="labels of the nodes with GPUs")
     tolerations: tuple[Toleration, ...] = Field(

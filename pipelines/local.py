@@ -160,8 +160,9 @@ def _execution(name: str) -> Iterator[None]:
 def on_this_machine(environment: Environment, *, containers: bool) -> Environment:
     """The environment with checkpoints and the registry in `var/`, and without images for subprocesses."""
     volume = environment.volume.model_copy(update={"mount": str(var_folder()), "claim": ""})
+    gpu = environment.gpu.model_copy(update={"nodes": 1})
     images = environment.images if containers else HOST
-    return environment.model_copy(update={"images": images, "volume": volume})
+    return environment.model_copy(update={"images": images, "volume": volume, "gpu": gpu})
 
 
 @click.command("pipelines.local", context_settings={"help_option_names": ["-h", "--help"]})

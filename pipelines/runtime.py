@@ -4,7 +4,6 @@ The one place that knows which image a step runs in and which steps may be cache
 module places them; everything else comes from the environment's settings.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -91,6 +90,7 @@ def nodes_of_train(environment: Environment) -> dict[str, Any]:
         "nodes": gpu.nodes,
         "processes": gpu.count,
         "image": image,
+        "runtime": gpu.runtime,
         "namespace": environment.namespace,
         "requests": {"cpu": asked.cpu_request, "memory": asked.memory_request, **gpus},
         "limits": {"cpu": asked.cpu_limit, "memory": asked.memory_limit, **gpus},
@@ -174,7 +174,3 @@ def _set_pod(task: PipelineTask, environment: Environment) -> None:
 
 def _filled(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != ""}
-
-
-Placer = Callable[[PipelineTask, str], PipelineTask]
-"""`place` with its environment bound: what the graph calls."""

@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 MODEL = "model"
 PICTURES = 3
 """Validation scans whose overlays are logged, the first so many by name."""
-_CODE = ("anatomy.py", "artifacts", "config", "data", "inference", "model", "training", "steps/train.py")
+_LOOP = tuple(f"training/{name}.py" for name in ("checkpoint", "launch", "loop", "ranks", "schedule"))
+_CODE = ("anatomy.py", "artifacts", "config", "data", "inference", "model", *_LOOP, "steps/train.py")
 
 
 @dataclass(frozen=True)
