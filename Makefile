@@ -62,7 +62,8 @@ doctor: setup  ## Check MLflow, S3, DVC, Kubeflow, GPU and disk, one line each
 	$(SA2NET) doctor $(ARGS)
 
 test: setup  ## The whole test set but the long tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadscope --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --ignore=tests/containers --numprocesses 2 --dist loadscope --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' tests/containers
 
 test-long: setup  ## The long tests: full training line, crash and resume, fresh clone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long

@@ -26,7 +26,9 @@ def environment_options(command: Command) -> Command:
         "--environments", "environments_file", type=PATH, default=environments.ENVIRONMENTS, show_default=True,
         help="File of all environments.",
     )(command)  # fmt: skip
-    return click.option("--env", default="cluster", show_default=True, help="Section of the environments file.")(command)
+    return click.option("--env", default="cluster", show_default=True, help="Section of the environments file.")(
+        command
+    )
 
 
 def settings_options(command: Command) -> Command:

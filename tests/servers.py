@@ -18,7 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import URLError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -284,3 +286,40 @@ def faulty_proxy(upstream: str, choose: Callable[[str, str, int], Fault | None] 
         server.shutdown()
         server.server_close()
         thread.join(timeout=10)
+
+
+@contextmanager
+def mlflow_server(folder: Path, *words: str, **environment: str) -> Iterator[str]:
+    """A real MLflow server with its SQLite file in a folder.
+
+    Args:
+        folder: Where its files lie.
+        words: Further words of its command line.
+        environment: Variables over those of this process.
+
+    Yields:
+        Its address.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", *words]
+    log = folder / "server.log"
+    with log.open("wb") as stream:
+        settings = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environment
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, cwd=folder, env=settings, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urlopen(f"{address}/health", timeout=1).close()
+                break
+            except (URLError, OSError):
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.1)
+        yield address
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()

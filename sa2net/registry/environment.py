@@ -23,7 +23,7 @@ import sa2net
 from sa2net.artifacts import RUN_JSON, file_sha256, write_json
 
 LARGEST_DIFF = 1_000_000
-_PACKAGES = ("torch", "timm", "accelerate", "numpy", "mlflow", "dvc", "great-expectations")
+_PACKAGES = ("torch", "timm", "accelerate", "numpy", "mlflow", "mlflow-skinny", "dvc", "great-expectations")
 IMAGE_VARIABLE = "SA2NET_IMAGE"
 """Names the image that a step runs in, with its digest; set by the pipeline."""
 _IGNORED = ":(exclude)dvc.lock"

@@ -17,12 +17,10 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 from factories import write_data_set
-from servers import SECRET, Fault, faulty_proxy, free_port, s3_server, use_aws_environment
+from servers import SECRET, Fault, faulty_proxy, free_port, mlflow_server, s3_server, use_aws_environment
 
 from sa2net.__main__ import main
 
@@ -323,32 +321,6 @@ def test_the_clock_against_a_server(api: Api, minutes: int, verdict: str) -> Non
 
 
 # --- MLflow ---
-
-
-@contextmanager
-def mlflow_server(folder: Path, *words: str, **environment: str) -> Iterator[str]:
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", *words]
-    log = folder / "server.log"
-    with log.open("wb") as stream:
-        settings = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environment
-        process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, cwd=folder, env=settings, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urlopen(f"{address}/health", timeout=1).close()
-                break
-            except (URLError, OSError):
-                assert time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(0.1)
-        yield address
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
 
 
 def mlflow(address: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
