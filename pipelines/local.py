@@ -150,7 +150,7 @@ def _execution(name: str) -> Iterator[None]:
     os.environ.setdefault("SA2NET_EXECUTION", name)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Resource settings|.*are not supported by local", module="kfp")
+            warnings.filterwarnings("ignore", message="Task .*no effect in the current local runner")
             yield
     finally:
         if before is None:

@@ -107,7 +107,7 @@ def s3_server(folder: Path, key: str = KEY, secret: str = SECRET, *, port: int =
     rclone = shutil.which("rclone") or str(Path(sys.executable).with_name("rclone"))
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [rclone, "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "0s"]
+    command = [rclone, "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "10ms"]
     process = subprocess.Popen(
         [*command, "--auth-key", f"{key},{secret}", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -3,6 +3,7 @@
 from sa2net.config.loading import SECTIONS, Config, as_section
 from sa2net.config.sections import (
     AugmentConfig,
+    BatchConfig,
     Device,
     EvaluateConfig,
     FetchConfig,
@@ -20,6 +21,7 @@ from sa2net.config.sections import (
 __all__ = [
     "SECTIONS",
     "AugmentConfig",
+    "BatchConfig",
     "Config",
     "Device",
     "EvaluateConfig",

@@ -135,7 +135,7 @@ class TrainConfig(Section):
     sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
     epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
     crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
-    batch_size: int = Field(2, ge=1, description="crops in one step")
+    batch_size: int = Field(2, ge=1, description="crops in one step, of all processes together")
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-2, ge=0.0, description="not applied to norms and biases")
     schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay after the warm-up")
@@ -224,3 +224,45 @@ class FetchConfig(Section):
     jobs: int = Field(4, ge=1, le=256, description="objects pulled at once")
     retries: int = Field(5, ge=0, le=100, description="further attempts after a failed one")
     backoff_seconds: float = Field(1.0, ge=0.0, le=600.0, description="wait before the second attempt; doubles")
+
+    @model_validator(mode="after")
+    def _addresses_can_be_read(self) -> Self:
+        kind, has_kind, _ = self.remote.partition("://")
+        if has_kind and kind not in ("s3", "file"):
+            raise ValueError(f"remote is of the kind {kind}://, known are s3://BUCKET/PREFIX and folders")
+        if any("@" in address.partition("://")[2].partition("/")[0] for address in (self.remote, self.endpoint_url)):
+            raise ValueError("an address holds keys or a password: they come from the environment alone")
+        return self
+
+
+class BatchConfig(Section):
+    """How a batch of scans without masks is segmented. Keys of the bucket come from the environment alone."""
+
+    shard_size: int = Field(50, ge=1, le=10_000, description="scans that one task segments")
+    overlays: bool = Field(True, description="write a picture of each scan with its mask")
+    spacing_mm: tuple[float, float] = Field(
+        (0.0, 0.0), description="size of the pixels (x, y) of every scan, mm; 0 0 = not known"
+    )
+    max_pixels: int = Field(25_000_000, ge=1, description="larger scans are refused, px: they could exhaust the memory")
+    endpoint_url: str = Field("", description="address of the S3 server; empty = that of the AWS settings")
+    region: str = Field("", description="region of the bucket; empty = that of the AWS settings")
+    mode: Literal["whole", "sliding"] = Field("whole", description="whole scan at once, or overlapping windows")
+    scales: tuple[Annotated[float, Field(ge=0.1, le=4.0)], ...] = Field(
+        (1.0,), min_length=1, description="test-time scales whose probabilities are averaged"
+    )
+    flip: bool = Field(True, description="average with the mirrored scan")
+    device: Device = Field("auto", description="cuda is a demand")
+    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads of torch")
+
+    @model_validator(mode="after")
+    def _spacing_is_possible(self) -> Self:
+        if any(self.spacing_mm) and not all(0.01 <= size <= 5.0 for size in self.spacing_mm):
+            x_mm, y_mm = self.spacing_mm
+            raise ValueError(f"spacing_mm is {x_mm:g} x {y_mm:g}: each lies within 0.01-5, or both are 0 (not known)")
+        return self
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Size of the pixels (x, y), mm; None where it is not known."""
+        return self.spacing_mm if any(self.spacing_mm) else None

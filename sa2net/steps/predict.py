@@ -3,7 +3,7 @@
 import glob
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from tqdm import tqdm
 
 from sa2net.anatomy import CLASSES
 from sa2net.artifacts import folder_sha256, write_json
-from sa2net.config import EvaluateConfig
+from sa2net.config import BatchConfig, EvaluateConfig
 from sa2net.data.framing import Grey
-from sa2net.data.layout import MASK_SUFFIX, read_scan, write_png
+from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS, read_scan, write_png
 from sa2net.data.sweep import sweep_width
 from sa2net.errors import ConfigError, DataError, Sa2NetError
 from sa2net.evaluation.overlay import draw_mask
 from sa2net.inference.predictor import Prediction, Predictor
+from sa2net.steps.batch.results import INTENDED_USE, OVERLAY_SUFFIX
 
 logger = logging.getLogger(__name__)
-OVERLAY_SUFFIX = "_overlay"
 SHOWN = 5
 SPACING_MM = (0.01, 5.0)
 """Sizes that a pixel can have, mm; the same range as `validate` allows in `scans.csv`."""
@@ -60,28 +60,17 @@ def run(
             action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
         )
     named = _output_names(find_scans(scans))
-    predictor = Predictor.load(
-        model,
-        mode=cfg.mode,
-        scales=cfg.scales,
-        flip=cfg.flip,
-        device=cfg.device,
-        precision=cfg.precision,
-        threads=cfg.threads,
-    )
+    predictor = load_predictor(model, cfg)
     identity = {"name": model_name, "sha256": folder_sha256(model), "data_md5": predictor.info.data_md5}
     faults: list[str] = []
     for name, path in tqdm(named.items(), desc="predict", unit="scan", disable=not progress):
         try:
-            scan = read_scan(path)
-            prediction = predictor.probabilities(scan, spacing_mm)
+            description = segment(path, out / name, predictor, spacing_mm=spacing_mm, identity=identity)
         except Sa2NetError as error:
             logger.error("%s", error)
             faults.append(f"{path} ({error.evidence or error.what})")
             continue
-        write_png(out / f"{name}{MASK_SUFFIX}.png", prediction.mask)
-        write_png(out / f"{name}{OVERLAY_SUFFIX}.png", draw_mask(scan, prediction.mask))
-        write_json(out / f"{name}.json", _describe(path, scan, prediction, predictor, spacing_mm, identity))
+        write_json(out / f"{name}.json", description)
     if faults:
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise DataError(
@@ -90,6 +79,60 @@ def run(
             action=f"Mend or leave out these files; the others are done and lie in {out}.",
         )
     return len(named)
+
+
+def load_predictor(model: Path, cfg: EvaluateConfig | BatchConfig) -> Predictor:
+    """The network of a model folder, set up as the settings say.
+
+    Raises:
+        DataError: The folder is not a model folder, or its weights do not fit its network.
+        DeviceError: The device cannot be used.
+    """
+    return Predictor.load(
+        model,
+        mode=cfg.mode,
+        scales=cfg.scales,
+        flip=cfg.flip,
+        device=cfg.device,
+        precision=cfg.precision,
+        threads=cfg.threads,
+    )
+
+
+def segment(
+    scan: Path,
+    base: Path,
+    predictor: Predictor,
+    *,
+    spacing_mm: tuple[float, float] | None,
+    identity: Mapping[str, str],
+    name: str = "",
+    overlay: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> dict[str, Any]:
+    """Predict one scan: write its mask and overlay, return what its JSON says.
+
+    The JSON itself is left to the caller, who writes it last: where it lies, the pictures are whole.
+
+    Args:
+        scan: File of the scan.
+        base: Where the pictures go; `_bone_3.png` and `_overlay.png` are put behind it.
+        predictor: The network.
+        spacing_mm: Size of the pixels (x, y), mm, where known.
+        identity: Which model it is.
+        name: What the JSON calls the scan; empty = its file name.
+        overlay: Draw the overlay.
+        max_pixels: Larger scans are refused, px.
+
+    Raises:
+        DataError: The file is no scan that can be used; nothing is written then.
+    """
+    grey = read_scan(scan, max_pixels=max_pixels)
+    prediction = predictor.probabilities(grey, spacing_mm)
+    write_png(base.with_name(f"{base.name}{MASK_SUFFIX}.png"), prediction.mask)
+    if overlay:
+        write_png(base.with_name(f"{base.name}{OVERLAY_SUFFIX}.png"), draw_mask(grey, prediction.mask))
+    return _describe(name or scan.name, grey, prediction, predictor, spacing_mm, identity)
 
 
 def find_scans(named: Iterable[str]) -> list[Path]:
@@ -136,12 +179,12 @@ def _output_names(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _describe(
-    path: Path,
+    name: str,
     scan: Grey,
     prediction: Prediction,
     predictor: Predictor,
     spacing_mm: tuple[float, float] | None,
-    identity: dict[str, str],
+    identity: Mapping[str, str],
 ) -> dict[str, Any]:
     """The JSON of one scan. Areas are mm2 where the spacing is known, else left out."""
     pixels = np.bincount(prediction.mask.ravel(), minlength=len(CLASSES))
@@ -152,16 +195,16 @@ def _describe(
             classes[item.name]["area_mm2"] = float(pixels[item.id]) * spacing_mm[0] * spacing_mm[1]
     return {
         "schema_version": 1,
-        "scan": path.name,
+        "scan": name,
         "height": scan.shape[0],
         "width": scan.shape[1],
         "spacing_mm": list(spacing_mm) if spacing_mm else [],
         "scaled_by": prediction.scaled_by,
         "scale": prediction.scale,
-        "model": identity,
+        "model": dict(identity),
         "classes": classes,
         "warnings": _warnings(scan, prediction, predictor),
-        "intended_use": "research only",
+        "intended_use": INTENDED_USE,
     }
 
 

@@ -103,7 +103,8 @@ def _task_inputs(
             if key not in defined and not _is_iterator_item(key, task):
                 yield f"{place} is given {key}, which its component does not take"
         for key, definition in defined.items():
-            if key not in given and not definition.get("isOptional") and "defaultValue" not in definition:
+            wanted = not definition.get("isOptional") and "defaultValue" not in definition
+            if key not in given and wanted and not _is_iterator_item(key, task):
                 yield f"{place} is not given {key}"
         for key, value in given.items():
             yield from _source(f"{place}.{key}", value, kind, task, tasks, inputs, spec)

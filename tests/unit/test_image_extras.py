@@ -15,6 +15,9 @@ from packaging.utils import canonicalize_name
 from pipelines.runtime import IMAGE_OF
 
 OURS = ("sa2net", "components")
+COMPONENTS = {**IMAGE_OF, "train_nodes": IMAGE_OF["train"]}
+"""Component -> image; on several nodes `train` is another component."""
+
 INSTALLED_BARE = {"kfp"}
 """In both images without its dependencies."""
 
@@ -90,15 +93,15 @@ def test_torch_is_in_its_image_alone() -> None:
     assert "torch" not in requirements_of(extras["tools"])
 
 
-@pytest.mark.parametrize("task", IMAGE_OF)
+@pytest.mark.parametrize("task", COMPONENTS)
 def test_a_task_finds_its_imports_in_its_image(
     task: str, graph: grimp.ImportGraph, distributions: dict[str, set[str]]
 ) -> None:
-    there = requirements_of(image_extras()[IMAGE_OF[task]]) | INSTALLED_BARE
+    there = requirements_of(image_extras()[COMPONENTS[task]]) | INSTALLED_BARE
     found = outside(task, graph)
     assert {name for _, name in found} > {"pydantic", "kfp"}, "the closure is found"
     missing = {(module, name) for module, name in found if not distributions.get(name, set()) & there}
-    assert missing <= NOT_REACHED.keys(), f"not in the {IMAGE_OF[task]} image: {sorted(missing)}"
+    assert missing <= NOT_REACHED.keys(), f"not in the {COMPONENTS[task]} image: {sorted(missing)}"
 
 
 def test_what_is_not_reached_is_imported_inside_functions() -> None:
