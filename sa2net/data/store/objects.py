@@ -5,12 +5,10 @@ what to do; a store that does not answer is tried again a bounded number of time
 """
 
 import contextlib
-import errno
 import logging
 import os
 import random
 import re
-import stat
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -31,7 +29,7 @@ CHUNK = 1 << 20
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts, at most."""
 
-_UNFINISHED = ".sa2net-unfinished."
+UNFINISHED = ".sa2net-unfinished."
 """How the name of a file begins that is still being written; no object of a folder is called so."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -234,6 +232,8 @@ def open_store(
         bucket, prefix = split_s3(address)
         client = connect(endpoint_url, region, connections=connections)
         return S3Store(address, retry, client, bucket, prefix)
+    from sa2net.data.store.folder import FolderStore
+
     return FolderStore(address, retry, local_path(address))
 
 
@@ -272,90 +272,6 @@ def local_path(address: str) -> Path:
     return Path(address).expanduser()
 
 
-class FolderStore(ObjectStore):
-    """Objects that are the files of a folder."""
-
-    def __init__(self, address: str, retry: Retry, root: Path) -> None:
-        super().__init__(address, retry)
-        self._root = root
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """See `ObjectStore.chunks`."""
-        path = self._path(name)
-        with self._errors(name, "read"):
-            kind = path.stat().st_mode
-            if stat.S_ISDIR(kind):
-                raise IsADirectoryError(errno.EISDIR, "a folder, not a file")
-            if not stat.S_ISREG(kind):
-                raise OSError(0, "not a regular file")  # a pipe would never end
-            with path.open("rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    yield chunk
-
-    def _list(self, prefix: str) -> Iterator[StoredObject]:
-        folder, _, _ = prefix.rpartition("/")
-        start = self._path(folder) if folder else self._root
-        with self._errors(prefix, "listed"):
-            if not start.exists():
-                return
-            for place, _, names in os.walk(start, onerror=_raise):
-                for path in (Path(place, name) for name in names if not name.startswith(_UNFINISHED)):
-                    name = path.relative_to(self._root).as_posix()
-                    found = self._find(name) if name.startswith(prefix) else None
-                    if found is not None:
-                        yield found
-
-    def _find(self, name: str) -> StoredObject | None:
-        path = self._path(name)
-        with self._errors(name, "looked at"):
-            try:
-                status = path.stat()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return StoredObject(name, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
-
-    def _put(self, file: Path, name: str) -> None:
-        with self._errors(name, "written"), file.open("rb") as source, written_whole(self._path(name)) as target:
-            while chunk := source.read(CHUNK):
-                target.write(chunk)
-
-    def _write(self, name: str, content: bytes) -> None:
-        with self._errors(name, "written"), written_whole(self._path(name)) as target:
-            target.write(content)
-
-    def _delete(self, name: str) -> None:
-        with self._errors(name, "deleted"), contextlib.suppress(NotADirectoryError, IsADirectoryError):
-            self._path(name).unlink(missing_ok=True)
-
-    def _path(self, name: str) -> Path:
-        parts = name.split("/")
-        if "\0" in name or any(part in ("", ".", "..") or part.startswith(_UNFINISHED) for part in parts):
-            raise ConfigError(
-                f"{name!a} cannot be the name of an object in a folder", action="Name a path below the folder."
-            )
-        return self._root.joinpath(*parts)
-
-    @contextlib.contextmanager
-    def _errors(self, name: str, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            evidence = error.strerror or str(error)
-            if verb == "read" and isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-                if not self._root.is_dir():
-                    evidence = f"there is no folder {self._root}"
-                raise MissingObjectError(
-                    f"{self.address_of(name)} does not exist", evidence=evidence, action="Check the address."
-                ) from error
-            raise StorageError(
-                f"{self.address_of(name)} cannot be {verb}",
-                evidence=evidence,
-                action="Check the place, its permissions and its room.",
-            ) from error
-
-
 @contextlib.contextmanager
 def written_whole(file: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Write a file that appears whole or not at all.
@@ -365,7 +281,7 @@ def written_whole(file: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         mode: Its permissions.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=_UNFINISHED)
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
@@ -374,7 +290,3 @@ def written_whole(file: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _raise(error: OSError) -> None:
-    raise error
