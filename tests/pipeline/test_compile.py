@@ -17,6 +17,8 @@ from pipelines import compile as compiling
 from pipelines import environments
 from pipelines.compile import Compiled, compile_training
 from sa2net.artifacts import write_json
+from sa2net.cli import cli
+from sa2net.config import SECTIONS
 from sa2net.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +175,14 @@ def test_parameters_are_one_dict_a_step_with_the_defaults_of_the_settings(compil
     assert parameters["train"]["defaultValue"]["epochs"] == compiled.config.train.epochs
     assert parameters["registered_model"]["defaultValue"] == compiled.config.register.name
     assert "name" not in parameters["register"]["defaultValue"]
+
+
+def test_one_name_for_section_verb_component_and_task(compiled: Compiled) -> None:
+    # Module, stage and section are held equal in tests/unit/test_dvc_stages.py.
+    tasks = set(load(compiled.file)[0]["root"]["dag"]["tasks"])
+    assert tasks == {"pointer", "fetch", *SECTIONS}
+    assert all((ROOT / "components" / f"{task}.py").is_file() for task in tasks)
+    assert {"fetch", *SECTIONS} <= set(cli.commands)
 
 
 def test_the_pointer_is_in_the_file_and_the_file_is_yaml(compiled: Compiled) -> None:
