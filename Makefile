@@ -62,10 +62,9 @@ doctor: setup  ## Check MLflow, S3, DVC, Kubeflow, GPU and disk, one line each
 	$(SA2NET) doctor $(ARGS)
 
 test: setup  ## The whole test set but the long tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --ignore=tests/containers --numprocesses 2 --dist loadscope --cov --cov-report=term:skip-covered
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' tests/containers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadscope --cov --cov-report=term:skip-covered
 
-test-long: setup  ## The long tests: full training line, crash and resume, fresh clone
+test-long: setup  ## The long tests: full line, crash and resume, images and pipeline in real containers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 check: setup  ## Format, lint, types, layers and unit tests

@@ -7,6 +7,7 @@ suggests a push only to a DVC remote outside of the repository.
 import csv
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -110,7 +111,8 @@ def import_data(
         _write_texts(source, folder, cases, names, subjects)
         if place is not None:
             _write_key(place, cases, names, subjects)
-    return ImportResult(out, len(cases), place, found.warnings, _advice(out, place))
+    warnings = tuple(_renamed(warning, names | subjects) for warning in found.warnings)
+    return ImportResult(out, len(cases), place, warnings, _advice(out, place))
 
 
 def _check_place(source: Path, out: Path) -> None:
@@ -157,6 +159,15 @@ def _pseudonyms(kind: str, originals: Iterable[str]) -> dict[str, str]:
     while len(drawn) < len(unique):
         drawn.add(f"{kind}_{secrets.token_hex(5)}")
     return dict(zip(unique, drawn, strict=True))
+
+
+def _renamed(text: str, pseudonyms: Mapping[str, str]) -> str:
+    """A sentence with pseudonyms in place of names: it is printed, and terminals are logged."""
+    if not pseudonyms:
+        return text
+    longest_first = sorted(pseudonyms, key=len, reverse=True)
+    names = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
+    return names.sub(lambda found: pseudonyms[found[1]], text)
 
 
 def _copy_case(case: Case, row: Row, folder: Path, name: str, *, clean: bool, max_pixels: int) -> None:

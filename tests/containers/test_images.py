@@ -26,7 +26,7 @@ import importlib.metadata, json
 print(json.dumps([[item.metadata["Name"], item.version] for item in importlib.metadata.distributions()]))
 """
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 def run(engine: Engine, image: str, *command: str, options: tuple[str, ...] = ()) -> str:

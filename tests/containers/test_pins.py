@@ -19,6 +19,8 @@ from servers import end, free_port, wait_for_port
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
+pytestmark = pytest.mark.long
+
 
 @dataclass
 class Registry:

@@ -23,7 +23,7 @@ from servers import KEY, SECRET, mlflow_server, s3_server
 
 from pipelines.local import find_outputs
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 USER = 10001
 LOGIN, PASSWORD = "trainer", "a-password-in-no-file-2718"
 

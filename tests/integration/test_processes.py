@@ -234,12 +234,13 @@ def test_sigterm_reaches_all_processes_and_the_run_is_closed(places: dict[str, P
     cfg = settings("train.epochs=200", "train.validate_every=200")
     here = places | {"out": tmp_path / "out", "checkpoints": tmp_path / "ck"}
     me = psutil.Process()
+    others = set(me.children())  # of other tests in this process
     ranks: list[psutil.Process] = []
 
     def terminate() -> None:
         while not list((tmp_path / "ck").glob("*/epoch-*.safetensors")):
             time.sleep(0.05)
-        ranks.extend(me.children())
+        ranks.extend(set(me.children()) - others)
         me.terminate()
 
     threading.Thread(target=terminate, daemon=True).start()

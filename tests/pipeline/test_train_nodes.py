@@ -402,6 +402,7 @@ def _away_once_it_runs(server: TrainerServer) -> None:
 
 def test_sigterm_deletes_the_job(server: TrainerServer, places: dict[str, Path], tmp_path: Path) -> None:
     server.script = ["running"]
+    before = signal.getsignal(signal.SIGTERM)
 
     def terminate() -> None:
         while not any(job.looks for job in server.jobs.values()):
@@ -412,7 +413,7 @@ def test_sigterm_deletes_the_job(server: TrainerServer, places: dict[str, Path],
     with pytest.raises(SystemExit) as ended:
         start(tmp_path / "volume", places, tmp_path / "out")
     assert ended.value.code == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
     assert server.deleted and not server.jobs
 
 

@@ -184,3 +184,14 @@ def test_links_become_files(source: Path, tmp_path: Path) -> None:
     assert copied.is_file()
     assert not copied.is_symlink()
     assert copied.stat().st_mode & 0o444 == 0o444
+
+
+def test_warnings_of_a_pseudonymised_import_name_nobody(source: Path, tmp_path: Path) -> None:
+    twin = read_scan(source / "dataset/train/train_000.png").copy()
+    twin[100, 40:44] ^= 1
+    Image.fromarray(twin).save(source / "dataset/train/train_001.png")
+    plain = import_data(source, tmp_path / "plain", progress=False).message
+    assert "train_000" in plain and "train_001" in plain
+    told = import_data(source, tmp_path / "data", pseudonymise=True, key=tmp_path / "key.csv", progress=False).message
+    assert "train_0" not in told and "Anna" not in told
+    assert "scan_" in told
