@@ -84,7 +84,7 @@ def test_torch_loads_with_everything_that_trains(engine: Engine, images: Images)
 
 
 def test_executes_components_without_the_dependencies_of_kfp(engine: Engine, image: str) -> None:
-    code = "import kfp.dsl.executor_main, importlib.util as u; print(kfp.__version__, u.find_spec('kubernetes'))"
+    code = "import kfp.dsl.executor_main, importlib.util as u; print(kfp.__version__, u.find_spec('kfp_server_api'))"
     assert run(engine, image, "python", "-c", code).split() == ["2.17.0", "None"]
 
 
