@@ -3,27 +3,22 @@
 import logging
 import signal
 import sys
-from types import FrameType
 
 import click
 
 from sa2net import telemetry
 from sa2net.cli import cli
 from sa2net.errors import Sa2NetError, StorageError
+from sa2net.termination import leave
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    """End by an exception, so that what is half done is cleared away."""
-    raise SystemExit(128 + number)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with the exit code that the result has."""
     telemetry.switch_off()
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, leave)
     try:
         code = cli.main(args=arguments, prog_name="sa2net", standalone_mode=False)
     except Sa2NetError as error:

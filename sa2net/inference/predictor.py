@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from sa2net.artifacts import ModelInfo, read_model_info, read_weights
-from sa2net.config import Device, Precision
+from sa2net.config import BatchConfig, Device, EvaluateConfig, Precision
 from sa2net.data.framing import Grey, ScaledBy, WorkingScale, find_frame, paste, to_working_scale
 from sa2net.errors import DataError
 from sa2net.inference.device import resolve_device, resolve_precision, set_threads
@@ -104,6 +104,19 @@ class Predictor:
             flip=flip,
             device=target,
             precision=resolve_precision(precision, target),
+        )
+
+    @classmethod
+    def for_settings(cls, folder: Path, cfg: EvaluateConfig | BatchConfig) -> Self:
+        """Read a model folder and set inference up as a section says; raises what `load` raises."""
+        return cls.load(
+            folder,
+            mode=cfg.mode,
+            scales=cfg.scales,
+            flip=cfg.flip,
+            device=cfg.device,
+            precision=cfg.precision,
+            threads=cfg.threads,
         )
 
     def __call__(self, scan: Grey, spacing_mm: tuple[float, float] | None = None) -> Grey:

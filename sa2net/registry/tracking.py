@@ -7,18 +7,16 @@ run is created when it is back. A server that refuses us (wrong address, no perm
 """
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from sa2net.errors import Sa2NetError
 from sa2net.registry import environment, execution, spool, store
 from sa2net.registry.spool import Call, Header, Spool
 from sa2net.registry.tracker import LONGEST_TAG, Status, SystemMetrics, Tracker
+from sa2net.termination import terminable
 
 __all__ = ["Tracker", "send_abandoned", "step_run"]
 
@@ -57,7 +55,7 @@ def step_run(
         tags={name: str(value)[:LONGEST_TAG] for name, value in {**facts.tags(), **(tags or {})}.items()},
     )
     tracker = _open(header)
-    with _terminable():
+    with terminable():
         try:
             _log_facts(tracker, facts, params or {})
             if system_metrics:
@@ -136,21 +134,3 @@ def _outcome(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, SystemExit):
         return ("FINISHED", "") if error.code in (0, None) else ("KILLED", f"ended with exit code {error.code}")
     return "FAILED", message if isinstance(error, Sa2NetError) else f"{type(error).__name__}: {message}"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that the run is ended; only where nobody else handles it."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -100,15 +100,7 @@ def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, prog
             evidence=f"{list_path(data, cfg.split)} names no scan",
             action="List the scans there, one name a line, or choose another split with --set evaluate.split=...",
         )
-    predictor = Predictor.load(
-        model,
-        mode=cfg.mode,
-        scales=cfg.scales,
-        flip=cfg.flip,
-        device=cfg.device,
-        precision=cfg.precision,
-        threads=cfg.threads,
-    )
+    predictor = Predictor.for_settings(model, cfg)
     with (
         replaced_folder(out, EVALUATION_FILES) as fresh,
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as masks,

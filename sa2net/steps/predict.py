@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sa2net.anatomy import CLASSES
 from sa2net.artifacts import folder_sha256, write_json
-from sa2net.config import BatchConfig, EvaluateConfig
+from sa2net.config import EvaluateConfig
 from sa2net.data.framing import Grey
 from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS, read_scan, write_png
 from sa2net.data.sweep import sweep_width
@@ -60,7 +60,7 @@ def run(
             action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
         )
     named = _output_names(find_scans(scans))
-    predictor = load_predictor(model, cfg)
+    predictor = Predictor.for_settings(model, cfg)
     identity = {"name": model_name, "sha256": folder_sha256(model), "data_md5": predictor.info.data_md5}
     faults: list[str] = []
     for name, path in tqdm(named.items(), desc="predict", unit="scan", disable=not progress):
@@ -79,24 +79,6 @@ def run(
             action=f"Mend or leave out these files; the others are done and lie in {out}.",
         )
     return len(named)
-
-
-def load_predictor(model: Path, cfg: EvaluateConfig | BatchConfig) -> Predictor:
-    """The network of a model folder, set up as the settings say.
-
-    Raises:
-        DataError: The folder is not a model folder, or its weights do not fit its network.
-        DeviceError: The device cannot be used.
-    """
-    return Predictor.load(
-        model,
-        mode=cfg.mode,
-        scales=cfg.scales,
-        flip=cfg.flip,
-        device=cfg.device,
-        precision=cfg.precision,
-        threads=cfg.threads,
-    )
 
 
 def segment(

@@ -5,16 +5,14 @@ doubled. What went wrong in the pods is remembered while they are there, since t
 """
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, TypeVar
 
 from sa2net.errors import ClusterError
+from sa2net.termination import terminable
 from sa2net.training.cluster import AwayError, TrainJobs
 from sa2net.training.nodes import NODE
 
@@ -56,7 +54,7 @@ def removed_at_end(jobs: TrainJobs, name: str) -> Iterator[None]:
 
     It is left alone if the server was away for too long: the next attempt takes it over.
     """
-    with _terminable():
+    with terminable():
         try:
             yield
         except AwayError:
@@ -241,21 +239,3 @@ def _by_hand(jobs: TrainJobs, name: str) -> str:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 3600:02d}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception; only where nobody else handles it."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

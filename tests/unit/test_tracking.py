@@ -225,12 +225,13 @@ def test_an_interrupted_step_ends_as_killed(error: BaseException, client: Mlflow
 def test_sigterm_ends_the_run_as_killed(client: MlflowClient):
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread alone")
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught, tracking.step_run("train") as run:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert caught.value.code == 143
     assert client.get_run(run.run_id).info.status == "KILLED"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_parent_lives_as_long_as_the_execution(client: MlflowClient, monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,7 @@ from typing import Any
 from sa2net.artifacts import folder_sha256
 from sa2net.data.store.objects import ObjectStore, StoredObject, TransientError
 from sa2net.errors import ConfigError, DataError, StorageError
+from sa2net.inference.predictor import Predictor
 from sa2net.registry.versions import resolve
 from sa2net.steps.batch.results import (
     INTENDED_USE,
@@ -26,7 +27,7 @@ from sa2net.steps.batch.results import (
     reason,
     write_result,
 )
-from sa2net.steps.predict import load_predictor, segment
+from sa2net.steps.predict import segment
 
 logger = logging.getLogger(__name__)
 PROGRESS_LINES = 20
@@ -70,7 +71,7 @@ def run(plan: BatchPlan, index: int) -> ShardResult:
 
 def _segment_all(plan: BatchPlan, target: "_Results", scans: Sequence[PlannedScan], part: str) -> int:
     """Segment scans one by one; return how many could not be."""
-    predictor = load_predictor(_checked_model(plan), plan.settings)
+    predictor = Predictor.for_settings(_checked_model(plan), plan.settings)
     identity = {"name": plan.model.address, "sha256": plan.model.sha256, "data_md5": predictor.info.data_md5}
     source, faulty = plan.open_scans(), 0
     every = max(len(scans) // PROGRESS_LINES, 1)
