@@ -26,6 +26,7 @@ def train(
 
     handover.begin(experiment)
     cfg, root = as_section(TrainConfig, defaults, settings), data_root(Path(data.path))
+    handover.require_fixed(cfg.init_from)
     result = step.run(
         cfg,
         data=root,

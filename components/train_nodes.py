@@ -27,6 +27,7 @@ def train(
 
     handover.begin(experiment)
     cfg, root = as_section(TrainConfig, defaults, settings), data_root(Path(data.path))
+    handover.require_fixed(cfg.init_from)
     result = step.run(
         cfg,
         nodes=as_section(NodesConfig, nodes),

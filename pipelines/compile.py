@@ -19,10 +19,14 @@ from kfp import compiler
 from pipelines import environments, training
 from pipelines.environments import Environment
 from pipelines.options import environment_options, params_file, recipe_file, run_command, settings_options
+from sa2net.artifacts.handover import require_fixed
 from sa2net.config import Config, FetchConfig, as_section
-from sa2net.errors import ConfigError
+from sa2net.data.store.objects import local_path, split_s3
+from sa2net.data.store.pointer import parse_pointer
+from sa2net.errors import ConfigError, Sa2NetError
 
 log = logging.getLogger(__name__)
+MARK = b"# PIPELINE DEFINITION"
 POINTER = Path("data.dvc")
 DEFAULT_OUT = Path("build/training.yaml")
 
@@ -78,14 +82,20 @@ def compile_training(
         environment,
         {**config.to_dict(), "fetch": fetch_section(environment, data).model_dump(mode="json")},
         data=pointer_text(data),
-        experiment=experiment,
+        experiment=one_line(experiment, "--experiment"),
     )
     write(graph, out)
     return Compiled(out, environment, config, unpinned)
 
 
 def write(graph: Any, out: Path) -> None:
-    """Compile a graph into a file, atomically."""
+    """Compile a graph into a file, atomically.
+
+    Raises:
+        ConfigError: The file is there and is no compiled pipeline.
+    """
+    if out.is_dir() or (out.exists() and not out.read_bytes().startswith(MARK)):
+        raise ConfigError(f"{out} is not a compiled pipeline and stays", action="Name another file with --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".compile.") as scratch:
         fresh = Path(scratch) / "pipeline.yaml"
@@ -99,6 +109,7 @@ def for_environment(config: Config, environment: Environment, name: str) -> Conf
     Raises:
         ConfigError: A GPU is demanded where none is given; a batch that does not divide among the GPUs.
     """
+    require_fixed(config.train.init_from)
     gpus = environment.gpu.count * environment.gpu.nodes
     tree = config.to_dict()
     for step, has in (("train", gpus > 0), ("evaluate", gpus > 0 and environment.gpu.evaluate)):
@@ -133,16 +144,30 @@ def pointer_text(data: str) -> str:
     Raises:
         ConfigError: Neither.
     """
-    if "://" in data:
-        return data
     try:
-        return json.dumps(yaml.safe_load(Path(data).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        if "://" in data:
+            split_s3(one_line(data, "--data")) if data.startswith("s3://") else local_path(data)
+            return data
+        text = Path(data).read_text(encoding="utf-8")
+        parse_pointer(text)
+        return json.dumps(yaml.safe_load(text))
+    except (OSError, ValueError, TypeError, Sa2NetError) as error:
         raise ConfigError(
-            f"the data pointer {data} cannot be read",
-            evidence=str(error),
+            f"the data pointer {data!r} cannot be used",
+            evidence=" ".join(str(error).split()),
             action="Name a data.dvc that `dvc add` wrote, or an address such as s3://BUCKET/data.dvc.",
         ) from error
+
+
+def one_line(text: str, name: str) -> str:
+    """A text that can be a default of a pipeline: kfp writes those into comments of its file.
+
+    Raises:
+        ConfigError: It is empty, or has a line end or another control character.
+    """
+    if not text.strip() or not text.isprintable():
+        raise ConfigError(f"{name} {text!r} cannot be used", action="Give a text on one line.")
+    return text
 
 
 def fetch_section(environment: Environment, data: str) -> FetchConfig:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kfp import local
 
-from pipelines.environments import Environment
+from pipelines.environments import Environment, quantity
 from sa2net.errors import ClusterError
 
 PASSED_ON = ("MLFLOW_", "AWS_", "SA2NET_EXECUTION")
@@ -50,7 +50,7 @@ def docker_runner(environment: Environment, *, root: Path, remote: str = "") -> 
         tmpfs={"/tmp": "size=4g,mode=1777"},  # noqa: S108 - inside the container
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
-        shm_size=_bytes(environment.shared_memory or "64Mi"),
+        shm_size=int(quantity(environment.shared_memory or "64Mi")),
         network_mode="host",  # servers on the loopback address of this machine are the user's own
         mounts=mounts,
         environment={name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)},
@@ -93,11 +93,3 @@ def _give(folder: Path, user: int, group: int) -> None:
     if os.getuid() == 0:
         for path in (folder, *folder.rglob("*")):
             os.chown(path, user, group, follow_symlinks=False)
-
-
-def _bytes(quantity: str) -> int:
-    units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-    for suffix, factor in units.items():
-        if quantity.endswith(suffix):
-            return int(float(quantity.removesuffix(suffix)) * factor)
-    return int(quantity)

@@ -11,12 +11,17 @@ import yaml
 from pydantic import Field, StringConstraints, model_validator
 
 from sa2net.artifacts import read_json
-from sa2net.config import Section, as_section
-from sa2net.errors import ConfigError
+from sa2net.config import Section, as_section, key_lines
+from sa2net.errors import ConfigError, DataError
 
 ENVIRONMENTS = Path("infra/environments.yaml")
 IMAGE_LOCK = Path("infra/images.lock.json")
-_SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL|PRIVATE", re.IGNORECASE)
+LOCK_VERSION = 1
+_PIN_AGAIN = "Delete it and run `make pin`."
+_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+_TAKEN = ("/tmp", "/dev/shm", "/dev", "/etc", "/opt", "/usr", "/proc", "/sys", "/work")  # noqa: S108 - in the container
+_SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|ACCESS_?KEY|API_?KEY|CREDENTIAL|PRIVATE", re.IGNORECASE)
+_LOGIN = re.compile(r"://[^/\s]*@")
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?$")]
 Cpu = Annotated[str, StringConstraints(pattern=r"^([0-9]+m|[0-9]+(\.[0-9]+)?)$")]
@@ -55,9 +60,17 @@ class Resources(Section):
     cpu_limit: Cpu = Field("2", description="processors at most")
     memory_request: Quantity = Field("2Gi", description="memory asked for")
     memory_limit: Quantity = Field("4Gi", description="memory at most; beyond it the pod is killed")
-    retries: int = Field(0, ge=0, le=20, description="further attempts after a failed one")
-    backoff_seconds: int = Field(30, ge=0, description="wait before the second attempt; doubles")
-    timeout_seconds: int = Field(3600, ge=1, description="the pod is ended after so long")
+    retries: int = Field(0, ge=0, le=8, description="further attempts after a failed one")
+    backoff_seconds: int = Field(30, ge=0, le=3600, description="wait before the second attempt; doubles")
+    timeout_seconds: int = Field(3600, ge=1, le=10_000_000, description="the pod is ended after so long")
+
+    @model_validator(mode="after")
+    def _limits_hold_requests(self) -> Self:
+        for what in ("cpu", "memory"):
+            asked, most = getattr(self, f"{what}_request"), getattr(self, f"{what}_limit")
+            if quantity(asked) <= 0 or quantity(asked) > quantity(most):
+                raise ValueError(f"{what}_request {asked} is not above 0 and at most {what}_limit {most}")
+        return self
 
 
 Task = Literal[
@@ -138,7 +151,13 @@ class Volume(Section):
     claim: KubernetesName | Literal[""] = Field(
         "", description="PersistentVolumeClaim; empty = scratch of the pod alone"
     )
-    mount: str = Field("/var/lib/sa2net", pattern=r"^/[^:]+$", description="where it is mounted")
+    mount: str = Field("/var/lib/sa2net", pattern=r"^(/[A-Za-z0-9_.-]+)+$", description="where it is mounted")
+
+    @model_validator(mode="after")
+    def _mount_is_its_own(self) -> Self:
+        if ".." in self.mount.split("/") or self.mount in _TAKEN:
+            raise ValueError(f"mount {self.mount} is taken: name a folder of its own, such as /var/lib/sa2net")
+        return self
 
 
 class Environment(Section):
@@ -166,7 +185,7 @@ class Environment(Section):
         "2Gi", description="shared memory of train and evaluate; empty = the default 64 MB"
     )
     scratch: Quantity = Field("20Gi", description="scratch space of every step")
-    run_as_user: int = Field(10001, ge=1, description="user and group of the containers; never root")
+    run_as_user: int = Field(10001, ge=1, le=2**31 - 1, description="user and group of the containers; never root")
     resources: dict[Task, Resources] = Field({}, description="per task, over the defaults of DEFAULT_RESOURCES")
     labels: dict[LabelKey, Label] = Field({}, description="further labels of the pods")
     ttl_seconds: int = Field(7 * 24 * 3600, ge=0, description="finished pods are removed after so long; 0 = never")
@@ -178,6 +197,14 @@ class Environment(Section):
                 raise ValueError(
                     f"variables.{name} looks like a secret: put it into a Kubernetes secret, and name that"
                 )
+            if _LOGIN.search(self.variables[name]):
+                raise ValueError(f"variables.{name} holds a login: put it into a Kubernetes secret, and name that")
+        if any(_LOGIN.search(address) for address in (self.endpoint, self.pipeline_root)):
+            raise ValueError("endpoint or pipeline_root holds a login: it comes from the environment alone")
+        given = [*self.variables, *(name for keys in self.secrets.values() for name in keys.values())]
+        twice = sorted({name for name in given if given.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is given twice in variables and secrets")
         if self.gpu.nodes > 1 and not self.gpu.count:
             raise ValueError(f"gpu.nodes is {self.gpu.nodes} and gpu.count 0: several nodes need GPUs on each")
         if self.gpu.nodes > 1 and not self.volume.claim:
@@ -196,21 +223,60 @@ def load(name: str, file: Path = ENVIRONMENTS) -> Environment:
         ConfigError: No such file or section, or a setting that cannot be used.
     """
     try:
-        sections = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = file.read_text(encoding="utf-8")
+        sections = yaml.safe_load(text)
+        lines = key_lines(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        action = "Call this in the project's folder, or name another file with --environments."
+        raise ConfigError(f"{file} cannot be read", evidence=said, action=action) from error
+    known = ", ".join(map(str, sections)) if isinstance(sections, dict) else "no sections"
+    if not isinstance(sections, dict) or not isinstance(sections.get(name), dict):
         raise ConfigError(
-            f"{file} cannot be read", evidence=str(error), action="Mend it, or name another file."
-        ) from error
-    if not isinstance(sections, dict) or name not in sections:
-        known = ", ".join(sections) if isinstance(sections, dict) else "no sections"
-        raise ConfigError(
-            f"there is no environment {name}",
-            evidence=f"{file} holds {known}",
+            f"there is no environment {name!r}",
+            evidence=f"{file} holds {known}" + (", and that is no group of settings" if name in known else ""),
             action="Name one of them with --env, or add a section.",
         )
     return as_section(
-        Environment, {"resources": DEFAULT_RESOURCES}, sections[name] or {}, source=f"{file}, section {name}"
+        Environment,
+        {"resources": DEFAULT_RESOURCES},
+        sections[name],
+        source=f"{file}, section {name}",
+        action="pipelines/environments.py says what each setting means.",
+        lines={path[1:]: line for path, line in lines.items() if path[0] == name},
     )
+
+
+def read_lock(lock: Path) -> dict[str, str]:
+    """Image -> digest; empty where there is no lock file.
+
+    Raises:
+        ConfigError: The file is no lock.
+    """
+    if not lock.exists():
+        return {}
+    try:
+        content = read_json(lock)
+    except DataError as error:
+        raise ConfigError(f"{lock} cannot be read", evidence=error.evidence, action=_PIN_AGAIN) from error
+    known = content.get("images")
+    fits = isinstance(known, dict) and all(_DIGEST.match(str(digest)) for digest in known.values())
+    if not isinstance(known, dict) or not fits or content.get("schema_version") != LOCK_VERSION:
+        wanted = f'schema_version {LOCK_VERSION} and "images", each with a digest sha256:...'
+        raise ConfigError(f"{lock} is no lock of images", evidence=f"wanted are {wanted}", action=_PIN_AGAIN)
+    return known
+
+
+def quantity(text: str) -> float:
+    """A quantity of Kubernetes as a number, such as 500m or 8Gi."""
+    if text.endswith("m"):
+        return float(text[:-1]) / 1000
+    for power, prefix in enumerate("KMGTPE", start=1):
+        if text.endswith(f"{prefix}i"):
+            return float(text[:-2]) * 1024.0**power
+        if text.endswith(prefix):
+            return float(text[:-1]) * 1000.0**power
+    return float(text)
 
 
 def pinned(environment: Environment, lock: Path = IMAGE_LOCK) -> tuple[Environment, tuple[str, ...]]:
@@ -219,7 +285,7 @@ def pinned(environment: Environment, lock: Path = IMAGE_LOCK) -> tuple[Environme
     Returns:
         The environment, and the images that are still known by their tag alone.
     """
-    known = read_json(lock).get("images", {}) if lock.is_file() else {}
+    known = read_lock(lock)
     images, unpinned = {}, []
     for role, image in environment.images.model_dump().items():
         if "@sha256:" not in image and image in known:

@@ -102,7 +102,7 @@ def _created() -> str:
     return time.isoformat(timespec="seconds")
 
 
-@click.group("images", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("pipelines.images", context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Build the images of the pipeline, and pin what infra names to digests."""
 
@@ -155,7 +155,10 @@ def pin_command(images: tuple[str, ...], lock: Path) -> None:
     unknown = sorted(set(images) - set(named))
     if unknown:
         raise click.UsageError(f"infra names no {unknown[0]}; it names {', '.join(named)}")
-    known = pins.pin(images or named, lock, keep=bool(images))
+    asked = images or [image for image in named if not image.startswith(pins.PLACEHOLDER)]
+    for image in sorted(set(named) - set(asked)) if not images else ():
+        click.echo(f"left out: {image} (write your registry into {', '.join(named[image])})", err=True)
+    known = pins.pin(asked, lock, keep=bool(images))
     for image, digest in sorted(known.items()):
         click.echo(f"{image} {digest}")
 

@@ -90,7 +90,7 @@ def run_training(
     compiled = root / "pipeline.yaml"
     write(graph, compiled)
     local.init(runner=runner, pipeline_root=str(root), raise_on_error=True)
-    with _execution(f"local {root.name}"):
+    with execution(f"local {root.name}"):
         try:
             graph(**(arguments or {}))
         except RuntimeError as error:
@@ -144,7 +144,7 @@ def _told(folder: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _execution(name: str) -> Iterator[None]:
+def execution(name: str) -> Iterator[None]:
     """Join the steps under one MLflow run, and keep kfp quiet about images that are not used."""
     before = os.environ.get("SA2NET_EXECUTION")
     os.environ.setdefault("SA2NET_EXECUTION", name)
@@ -195,7 +195,8 @@ def main(
         from pipelines.containers import docker_runner
 
         remote = fetch_section(environment, data).remote
-        runner: Any = docker_runner(environment, root=root, remote=remote)
+        with execution(f"local {root.name}"):  # what a container gets of this environment is taken now
+            runner: Any = docker_runner(environment, root=root, remote=remote)
     else:
         runner = local.SubprocessRunner(use_venv=False)
     config = for_environment(config, environment, env)

@@ -10,7 +10,7 @@ import click
 
 from pipelines import environments
 from sa2net import telemetry
-from sa2net.errors import ConfigError, Sa2NetError
+from sa2net.errors import ConfigError, Sa2NetError, StorageError
 
 PATH = click.Path(path_type=Path)
 PARAMS = Path("params.yaml")
@@ -80,6 +80,12 @@ def run_command(command: click.Command) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        said = f"{place}{error.strerror or error}"
+        action = "Check that the place exists, can be written and has room, or name another one."
+        click.echo(f"{command.name}: a file or folder cannot be used: {said}. {action}", err=True)
+        sys.exit(StorageError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(130)

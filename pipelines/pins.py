@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 
 from pipelines import environments
-from sa2net.artifacts import read_json, write_json
+from sa2net.artifacts import write_json
 from sa2net.errors import ClusterError, ConfigError
 
 DOCKERFILE = Path("infra/docker/Dockerfile")
 MANIFESTS = ("infra/compose", "infra/kubernetes")
-LOCK_VERSION = 1
+PLACEHOLDER = "registry.example.org/"
+"""Start of the names that stand where a team writes its own registry."""
 ASK_TIMEOUT = 60
 """Seconds that a program has to answer."""
 
@@ -43,15 +44,15 @@ def pin(images: Iterable[str], lock: Path = environments.IMAGE_LOCK, *, keep: bo
     Raises:
         ClusterError: See `resolve`.
     """
-    known = _known(lock) if keep else {}
+    known = environments.read_lock(lock) if keep else {}
     known |= {image: resolve(image) for image in images}
-    write_json(lock, {"schema_version": LOCK_VERSION, "images": known})
+    write_json(lock, {"schema_version": environments.LOCK_VERSION, "images": known})
     return known
 
 
 def locked(image: str, lock: Path = environments.IMAGE_LOCK) -> str:
     """The image by its digest where the lock knows it, else as it is."""
-    known = _known(lock)
+    known = environments.read_lock(lock)
     return f"{image}@{known[image]}" if image in known else image
 
 
@@ -166,18 +167,17 @@ def _of_environments(file: Path) -> list[str]:
 
 
 def _images_in(node: Any) -> list[str]:
-    """Values of `image` anywhere in a manifest, but those of compose services that are built."""
+    """Values of `image` anywhere in a manifest, but those of compose services that are built; new names in kustomizations."""
     if isinstance(node, list):
         return [image for item in node for image in _images_in(item)]
     if not isinstance(node, dict):
         return []
+    if node.get("kind") in ("Kustomization", "Component"):
+        renamed = [item for item in node.get("images", []) if "digest" not in item]
+        return [f"{item.get('newName', item['name'])}:{item['newTag']}" for item in renamed if "newTag" in item]
     image = node.get("image")
     own = [image] if isinstance(image, str) and image and "build" not in node else []
     return own + [image for item in node.values() for image in _images_in(item)]
-
-
-def _known(lock: Path) -> dict[str, str]:
-    return dict(read_json(lock).get("images", {})) if lock.is_file() else {}
 
 
 def _documents(path: Path) -> Iterator[Any]:

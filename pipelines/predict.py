@@ -21,7 +21,7 @@ from components.predict_plan import predict_plan
 from components.predict_shard import predict_shard
 from components.predict_summary import predict_summary
 from pipelines import environments, runtime
-from pipelines.compile import Compiled, write
+from pipelines.compile import Compiled, one_line, write
 from pipelines.environments import Environment
 from pipelines.local import on_this_machine
 from pipelines.options import PATH, environment_options, params_file, recipe_file, run_command
@@ -111,6 +111,7 @@ def compile_predict(
     Raises:
         ConfigError: Settings that cannot be used, alone or together.
     """
+    one_line(model, "--model")
     environment, unpinned = environments.pinned(environments.load(env, environments_file), lock)
     cfg = settings_for(environment, config, env)
     write(build(environment, cfg.model_dump(mode="json"), model=model), out)
@@ -179,7 +180,7 @@ def _absolute(address: str) -> str:
     return address if "://" in address else str(Path(address).resolve())
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("pipelines.predict", context_settings={"help_option_names": ["-h", "--help"]})
 @environment_options
 @click.option("--params", type=PATH, default=None, help="Settings; default: params.yaml here, if there is one.")
 @click.option("--recipe", default=None, metavar="NAME", help="Recipe over the settings, from recipes/.")
@@ -228,7 +229,7 @@ def main(
         )
         click.echo(f"{compiled.file}: the batch pipeline for {env}")
         for image in compiled.unpinned:
-            click.echo(f"not pinned: {image} (`make pin` resolves it; `make submit` refuses it)")
+            click.echo(f"not pinned: {image} (`make pin` resolves it; its tag may move under the cache)")
         return
     if not (scans and results):
         raise ConfigError("--local needs --scans and --results", action="Name where scans lie and results go.")

@@ -30,6 +30,9 @@ IMAGE_OF = {
 NEVER_CACHED = ("pointer", "register", "predict_plan", "predict_shard", "predict_summary")
 """What may change although no input did: the data set behind an address, the registry, scans and their results."""
 
+QUEUE_SECONDS = 7 * 24 * 3600
+"""Pods may wait so long for a free node before retries stop."""
+
 ON_GPU = ("train", "evaluate")
 SCRATCH = "/tmp"  # noqa: S108 - inside the container, a volume of its own
 WAITER = {"cpu_request": "500m", "cpu_limit": "2", "memory_request": "1Gi", "memory_limit": "4Gi"}
@@ -125,8 +128,12 @@ def _set_resources(task: PipelineTask, step: str, environment: Environment) -> N
     task.set_cpu_request(asked.cpu_request).set_cpu_limit(asked.cpu_limit)
     task.set_memory_request(asked.memory_request).set_memory_limit(asked.memory_limit)
     if asked.retries:
+        # Argo counts the longest duration from the start of the first attempt and ends a running one with it: it is no
+        # cap of a pause, and has to hold all attempts, their pauses, and the time that pods wait for a node.
+        pauses = asked.backoff_seconds * (2**asked.retries - 1)
+        whole = (asked.retries + 1) * asked.timeout_seconds + pauses + QUEUE_SECONDS
         backoff = f"{asked.backoff_seconds}s"
-        task.set_retry(asked.retries, backoff_duration=backoff, backoff_factor=2.0, backoff_max_duration="3600s")
+        task.set_retry(asked.retries, backoff_duration=backoff, backoff_factor=2.0, backoff_max_duration=f"{whole}s")
     kubernetes.set_timeout(task, asked.timeout_seconds)
     gpus = gpus_of(step, environment)
     if not gpus:

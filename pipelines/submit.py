@@ -37,7 +37,7 @@ MEANING = {
 """What is done -> options that mean something there; others are refused, not ignored."""
 
 
-@click.command("submit", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("pipelines.submit", context_settings={"help_option_names": ["-h", "--help"]})
 @environment_options
 @settings_options
 @click.option(

@@ -55,7 +55,7 @@ def build(
         evaluate: dict = sections["evaluate"],
         register: dict = sections["register"],
     ) -> None:
-        text = pointer_step(address=data)
+        text = pointer_step(address=data, settings=fetch, defaults=sections["fetch"])
         place(text, "pointer")
 
         fetched = fetch_step(pointer=text.output, settings=fetch, defaults=sections["fetch"], experiment=experiment)

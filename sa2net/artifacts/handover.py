@@ -6,6 +6,7 @@ The components themselves hold no logic; it lives here, where it needs no kfp an
 import csv
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from sa2net.artifacts.files import folder_sha256, read_json
 from sa2net.artifacts.model import read_model_info
 from sa2net.artifacts.names import CONFUSION, RUN_JSON, SCORES
 from sa2net.artifacts.scores import read_scores
-from sa2net.errors import StorageError
+from sa2net.errors import ConfigError, StorageError
 
 
 def begin(experiment: str = "") -> None:
@@ -62,6 +63,19 @@ def model_metadata(model: Path) -> dict[str, str]:
     """What a pipeline's page shows of a model folder."""
     info = read_model_info(model)
     return {"sha256": folder_sha256(model), "classes": ", ".join(info.class_names), "data_md5": info.data_md5}
+
+
+def require_fixed(init_from: str) -> None:
+    """Refuse weights to start from that may change under the same name: a cached training would be of the old ones.
+
+    Raises:
+        ConfigError: An alias, or a folder, which other pods do not have.
+    """
+    if init_from and not re.fullmatch(r"models:/[^/@]+/\d+", init_from):
+        raise ConfigError(
+            f"train.init_from is {init_from}, and a pipeline caches what it trained",
+            action="Name the version itself, models:/NAME/NUMBER: an alias moves, and a folder is not in the pod.",
+        )
 
 
 def score_metrics(evaluation: Path) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Every setting of the project (`sections`), and how settings are read, overridden and printed (`loading`)."""
 
-from sa2net.config.loading import SECTIONS, Config, as_section
+from sa2net.config.loading import SECTIONS, Config, as_section, key_lines
 from sa2net.config.sections import (
     AugmentConfig,
     BatchConfig,
@@ -36,4 +36,5 @@ __all__ = [
     "TrainConfig",
     "ValidateConfig",
     "as_section",
+    "key_lines",
 ]

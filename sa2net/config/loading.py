@@ -1,6 +1,7 @@
 """Reading the settings: defaults < `params.yaml` < overrides; every fault with its place and the nearest known key."""
 
 import contextlib
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,13 +95,21 @@ class Config:
 SECTIONS = ("validate", "train", "evaluate", "register")
 
 
-def as_section(kind: type[AnySection], *layers: Mapping[str, Any], source: str = "") -> AnySection:
+def as_section(
+    kind: type[AnySection],
+    *layers: Mapping[str, Any],
+    source: str = "",
+    action: str = "`sa2net recipe --show` prints every setting of a run with its meaning.",
+    lines: Mapping[tuple[str, ...], int] | None = None,
+) -> AnySection:
     """One section from partial trees, the last one winning: what a pipeline run gives, over what was compiled in.
 
     Args:
         kind: The section.
         layers: Partial trees.
         source: What a message calls them; empty = the section's name.
+        action: What a message says to do.
+        lines: Line of each key in the file that the last layer was read from.
 
     Raises:
         ConfigError: A key or value that cannot be used.
@@ -113,8 +122,8 @@ def as_section(kind: type[AnySection], *layers: Mapping[str, Any], source: str =
     except ValidationError as error:
         raise ConfigError(
             f"{source or 'the section ' + kind.__name__.removesuffix('Config').lower()} cannot be used",
-            evidence=_explain(error, kind),
-            action="`sa2net recipe --show` prints every setting of a run with its meaning.",
+            evidence=_explain(error, kind, lines),
+            action=action,
         ) from error
 
 
@@ -123,7 +132,7 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
             _merge(tree[key], value)
         else:
-            tree[key] = dict(value) if isinstance(value, Mapping) else value
+            tree[key] = copy.deepcopy(value)  # what a later layer changes is nobody else's
 
 
 def _render_section(section: Section, indent: int) -> list[str]:
@@ -199,6 +208,9 @@ def _explain(error: ValidationError, kind: type, lines: Mapping[tuple[str, ...],
             near = difflib.get_close_matches(path[-1], _known_keys(kind, path[:-1]), n=1)
             clauses.append(f"{where} is unknown" + (f" (did you mean {near[0]}?)" if near else ""))
         else:
+            if fault["type"] == "missing":
+                clauses.append(f"{where} is missing")
+                continue
             message = fault["msg"].removeprefix("Value error, ")
             clauses.append(
                 f"{where}: {message}" if fault["type"] == "value_error" else f"{where} = {fault['input']!r}: {message}"

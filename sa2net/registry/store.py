@@ -145,10 +145,26 @@ def client_for(uri: str) -> MlflowClient:
     file = Path(uri.removeprefix("sqlite:///"))
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"), storage_errors("be opened"):
-        client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri())  # makes the tables already
+        if not file.exists():
+            _make_store(file)
+        client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri())
         client.search_experiments(max_results=1)
         client.search_registered_models(max_results=1)
     return client
+
+
+def _make_store(file: Path) -> None:
+    """Make a SQLite store with its tables; it is there whole or not at all.
+
+    MLflow makes the tables one by one, and can never use a file again in which it was interrupted.
+    """
+    fresh = file.with_name(f".{file.name}.fresh")
+    for rest in file.parent.glob(f"{fresh.name}*"):  # of a process that was killed here
+        rest.unlink()
+    client = MlflowClient(tracking_uri=f"sqlite:///{fresh}", registry_uri=f"sqlite:///{fresh}")
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+    fresh.replace(file)
 
 
 @contextmanager

@@ -234,6 +234,17 @@ def test_unpinned_images_are_named(tmp_path: Path) -> None:
         ([], lambda env: env.update(fetch={"remot": "s3://x"}), "no DVC remote is known"),
         ([], lambda env: env.update(fetch={"remote": "s3://x", "job": 3}), "job is unknown (did you mean jobs?)"),
         ([], lambda env: env.update(resources={"trian": {}}), "trian"),
+        ([], lambda env: env.update(resources={"train": {"memory_limit": "8Gi"}}), "memory_request 16Gi"),
+        ([], lambda env: env.update(resources={"train": {"cpu_limit": "500m"}}), "cpu_request 4"),
+        ([], lambda env: env.update(volume={"claim": "c", "mount": "/tmp"}), "is taken"),
+        ([], lambda env: env.update(volume={"claim": "c", "mount": "/a/../etc"}), "is taken"),
+        ([], lambda env: env["variables"].update(AWS_ACCESS_KEY_ID="x"), "looks like a secret"),
+        ([], lambda env: env["variables"].update(PGPASS="x"), "looks like a secret"),
+        ([], lambda env: env["variables"].update(HTTPS_PROXY="http://u:pw@p"), "holds a login"),
+        ([], lambda env: env["secrets"].update(other={"K": "MLFLOW_TRACKING_USERNAME"}), "is given twice"),
+        ([], lambda env: env.pop("images"), "images is missing"),
+        (["train.init_from=models:/sa2net@champion"], None, "an alias moves"),
+        (["train.init_from=build/train/model"], None, "an alias moves"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
@@ -244,6 +255,98 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
         _compile(tmp_path, lock=lock, overrides=overrides, environments_file=file, data="s3://bucket/data.dvc")
     assert said in str(error.value)
     assert not (tmp_path / "training.yaml").exists()
+
+
+@pytest.mark.parametrize("text", ["", "a\nevil: 1", "\x00"])
+def test_a_name_that_would_break_the_file_is_refused(tmp_path: Path, lock: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="on one line"):
+        _compile(tmp_path, lock=lock, experiment=text)
+    with pytest.raises(ConfigError, match="data pointer"):
+        _compile(tmp_path, lock=lock, data=f"s3://bucket/{text}\n/data.dvc")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "outs: []\n", "outs:\n- path: data\n", "a: [", "outs:\n- {path: x, md5: 0123}\n"]
+)
+def test_a_pointer_that_fetch_would_refuse_is_refused_now(tmp_path: Path, lock: Path, content: str) -> None:
+    (tmp_path / "data.dvc").write_text(content)
+    with pytest.raises(ConfigError, match="data pointer"):
+        _compile(tmp_path, lock=lock, data=str(tmp_path / "data.dvc"))
+
+
+@pytest.mark.parametrize("address", ["s3://", "http://host/data.dvc", "foo://bar"])
+def test_an_address_that_no_step_can_read_is_refused(tmp_path: Path, lock: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match="data pointer"):
+        _compile(tmp_path, lock=lock, data=address)
+
+
+def test_a_file_that_is_no_pipeline_is_never_replaced(tmp_path: Path, lock: Path) -> None:
+    (tmp_path / "training.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match="stays"):
+        _compile(tmp_path, lock=lock)
+    assert (tmp_path / "training.yaml").read_text() == "mine"
+    (tmp_path / "training.yaml").unlink()
+    first = _compile(tmp_path, lock=lock).file.read_bytes()
+    assert _compile(tmp_path, lock=lock).file.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json",
+        "[]",
+        '{"images": null}',
+        '{"schema_version": 99, "images": {}}',
+        '{"schema_version": 1, "images": {"a:1": "sha256:beef"}}',
+    ],
+)
+def test_rubbish_in_the_lock_is_said(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lock.json").write_text(content)
+    with pytest.raises(ConfigError, match="make pin"):
+        _compile(tmp_path, lock=tmp_path / "lock.json")
+
+
+@pytest.mark.parametrize("content", ["cluster: hello", "cluster: []", "1: {}\ntrue: {}", "[" * 5000, "a:\tb", ""])
+def test_rubbish_in_the_environments_is_said(tmp_path: Path, lock: Path, content: str) -> None:
+    (tmp_path / "environments.yaml").write_text(content)
+    with pytest.raises(ConfigError):
+        _compile(tmp_path, lock=lock, environments_file=tmp_path / "environments.yaml")
+
+
+def test_a_fault_of_an_environment_names_its_line(tmp_path: Path, lock: Path) -> None:
+    text = (ROOT / "infra/environments.yaml").read_text().replace("    count: 1\n", "    count: 1\n    cuont: 2\n")
+    (tmp_path / "environments.yaml").write_text(text)
+    line = text.splitlines().index("    cuont: 2") + 1
+    with pytest.raises(ConfigError, match=rf"line {line}: gpu.cuont is unknown \(did you mean count\?\)"):
+        _compile(tmp_path, lock=lock, environments_file=tmp_path / "environments.yaml")
+
+
+def test_one_environment_does_not_change_another() -> None:
+    file, before = ROOT / "infra/environments.yaml", copy.deepcopy(environments.DEFAULT_RESOURCES)
+    cluster = environments.load("cluster", file)
+    environments.load("laptop", file)
+    assert environments.load("cluster", file) == cluster
+    assert before == environments.DEFAULT_RESOURCES
+
+
+def test_retries_last_as_long_as_the_attempts_may(compiled: Compiled) -> None:
+    # Argo counts the longest duration from the start of the first attempt.
+    spec, platform = load(compiled.file)
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    retried = 0
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        policy = task.get("retryPolicy")
+        if policy:
+            retried += 1
+            attempts = (policy["maxRetryCount"] + 1) * int(pods[f"exec-{name}"]["activeDeadlineSeconds"])
+            assert float(policy["backoffMaxDuration"].removesuffix("s")) > attempts
+    assert retried == 4
+
+
+def test_the_pointer_is_read_from_the_store_that_fetch_pulls_from(compiled: Compiled) -> None:
+    inputs = load(compiled.file)[0]["root"]["dag"]["tasks"]["pointer"]["inputs"]["parameters"]
+    assert inputs["settings"] == {"componentInputParameter": "fetch"}
+    assert inputs["defaults"]["runtimeValue"]["constant"]["endpoint_url"] == "http://s3.sa2net.svc:8333"
 
 
 def test_a_gpu_environment_demands_the_gpu(compiled: Compiled) -> None:

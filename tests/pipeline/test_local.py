@@ -120,8 +120,9 @@ def test_components_run_as_plain_python(project: Project, tmp_path: Path, monkey
     monkeypatch.setenv("SA2NET_VAR", str(tmp_path / "var"))
     remote = project.call("dvc", "remote", "list").stdout.split()
     place = remote[remote.index("team") + 1]
-    text = pointer.python_func((project.folder / "data.dvc").read_text())
-    assert pointer.python_func(str(project.folder / "data.dvc")) == text
+    where = {"remote": place}
+    text = pointer.python_func((project.folder / "data.dvc").read_text(), {}, where)
+    assert pointer.python_func(str(project.folder / "data.dvc"), {}, where) == text
     data = _artifact(dsl.Dataset, tmp_path, "data")
     fetch.python_func(text, {"jobs": 2.0}, {"remote": place}, "tests", data)
     assert data.metadata["md5"].endswith(".dir") and data.metadata["run_id"]
