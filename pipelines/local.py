@@ -63,7 +63,6 @@ def run_training(
     experiment: str,
     root: Path,
     runner: Any,
-    arguments: Mapping[str, Any] | None = None,
 ) -> LocalRun:
     """Run the pipeline.
 
@@ -74,7 +73,6 @@ def run_training(
         experiment: MLflow experiment.
         root: New folder for the outputs of all tasks.
         runner: A runner of `kfp.local`.
-        arguments: Run parameters over the compiled defaults.
 
     Raises:
         ClusterError: A task failed, or ended without its outputs.
@@ -92,7 +90,7 @@ def run_training(
     local.init(runner=runner, pipeline_root=str(root), raise_on_error=True)
     with execution(f"local {root.name}"):
         try:
-            graph(**(arguments or {}))
+            graph()
         except RuntimeError as error:
             raise ClusterError(
                 "the pipeline stopped",
