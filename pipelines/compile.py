@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pipelines import environments, training
 from pipelines.environments import Environment
 from pipelines.options import environment_options, params_file, recipe_file, run_command, settings_options
 from sa2net.artifacts.handover import require_fixed
-from sa2net.config import Config, FetchConfig, as_section
+from sa2net.config import Config, FetchConfig, as_section, key_lines
 from sa2net.data.store.objects import local_path, split_s3
 from sa2net.data.store.pointer import parse_pointer
 from sa2net.errors import ConfigError, Sa2NetError
@@ -77,7 +77,8 @@ def compile_training(
         ConfigError: Settings that cannot be used, alone or together.
     """
     environment, unpinned = environments.pinned(environments.load(env, environments_file), lock)
-    config = for_environment(Config.load(params, overrides, recipe=recipe), environment, env)
+    config = Config.load(params, overrides, recipe=recipe)
+    config = for_environment(config, environment, env, places_of(params, recipe, overrides))
     graph = training.build(
         environment,
         {**config.to_dict(), "fetch": fetch_section(environment, data).model_dump(mode="json")},
@@ -103,33 +104,52 @@ def write(graph: Any, out: Path) -> None:
         os.replace(fresh, out)  # noqa: PTH105 - the same call, said plainly
 
 
-def for_environment(config: Config, environment: Environment, name: str) -> Config:
+def places_of(params: Path | None, recipe: Path | None, overrides: Sequence[str]) -> dict[str, str]:
+    """Where each setting was said last: dotted key -> file and line, or the override itself."""
+    found: dict[str, str] = {}
+    for file in (params, recipe):
+        if file is not None:
+            lines = key_lines(file.read_text(encoding="utf-8"))
+            found |= {".".join(path): f"{file} line {line}" for path, line in lines.items()}
+    return found | {text.partition("=")[0].strip(): f"--set {text}" for text in overrides}
+
+
+def for_environment(
+    config: Config, environment: Environment, name: str, places: Mapping[str, str] | None = None
+) -> Config:
     """Settings and environment together: what cannot work is refused, `auto` becomes what the environment has.
+
+    Args:
+        config: The settings.
+        environment: The environment.
+        name: What a message calls it.
+        places: See `places_of`.
 
     Raises:
         ConfigError: A GPU is demanded where none is given; a batch that does not divide among the GPUs.
     """
     require_fixed(config.train.init_from)
+    said = {key: f" ({place})" for key, place in (places or {}).items()}
     gpus = environment.gpu.count * environment.gpu.nodes
     tree = config.to_dict()
     for step, has in (("train", gpus > 0), ("evaluate", gpus > 0 and environment.gpu.evaluate)):
         device = tree[step]["device"]
         if device == "cuda" and not has:
             raise ConfigError(
-                f"{step}.device is cuda, and the environment {name} gives {step} no GPU",
+                f"{step}.device is cuda{said.get(f'{step}.device', '')}, and the environment {name} gives {step} no GPU",
                 evidence=f"gpu.count is {environment.gpu.count}, gpu.evaluate {str(environment.gpu.evaluate).lower()}",
                 action=f"Set gpu.count in the environment, or {step}.device to auto.",
             )
         if device == "cpu" and has:
             raise ConfigError(
-                f"{step}.device is cpu, and the environment {name} reserves a GPU for {step}",
+                f"{step}.device is cpu{said.get(f'{step}.device', '')}, and the environment {name} reserves a GPU for {step}",
                 action=f"Set {step}.device to auto, or gpu.count to 0 for this environment.",
             )
         if device == "auto" and has:
             tree[step]["device"] = "cuda"  # a demand: a pod that lost its GPU fails instead of crawling
     if gpus and tree["train"]["batch_size"] % gpus:
         raise ConfigError(
-            f"train.batch_size {tree['train']['batch_size']} does not divide among {gpus} GPUs",
+            f"train.batch_size {tree['train']['batch_size']}{said.get('train.batch_size', '')} does not divide among {gpus} GPUs",
             action=f"Choose a multiple of {gpus}, or another gpu.count.",
         )
     return Config.from_dict(tree)

@@ -243,7 +243,7 @@ def load(name: str, file: Path = ENVIRONMENTS) -> Environment:
         sections[name],
         source=f"{file}, section {name}",
         action="pipelines/environments.py says what each setting means.",
-        lines={path[1:]: line for path, line in lines.items() if path[0] == name},
+        lines={path[1:]: f"line {line}" for path, line in lines.items() if path[0] == name},
     )
 
 

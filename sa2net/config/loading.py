@@ -39,16 +39,17 @@ class Config:
             ConfigError: A file, key or value that cannot be used, with the nearest known key.
         """
         tree: dict[str, Any] = {}
-        lines: dict[tuple[str, ...], int] = {}
+        lines: dict[tuple[str, ...], str] = {}
         files = [file for file in (params, recipe) if file is not None]
         for file in files:
             layer, numbers = _read_yaml(file)
             _merge(tree, layer)
-            lines = numbers if len(files) == 1 else {}  # a line number without its file would mislead
+            place = f"{file} " if len(files) > 1 else ""
+            lines |= {path: f"{place}line {number}" for path, number in numbers.items()}
         source = " and ".join(str(file) for file in files) or "the overrides"
         for text in overrides:
-            place = _apply_override(tree, text)
-            lines = {path: line for path, line in lines.items() if path != place}
+            overridden = _apply_override(tree, text)
+            lines = {path: line for path, line in lines.items() if path != overridden}
         return cls.from_dict(tree, source=source, lines=lines)
 
     @classmethod
@@ -57,7 +58,7 @@ class Config:
         tree: Mapping[str, Any],
         *,
         source: str = "the settings",
-        lines: Mapping[tuple[str, ...], int] | None = None,
+        lines: Mapping[tuple[str, ...], str] | None = None,
     ) -> "Config":
         """Check a (partial) tree of sections; what is absent takes its default.
 
@@ -100,7 +101,7 @@ def as_section(
     *layers: Mapping[str, Any],
     source: str = "",
     action: str = "`sa2net recipe --show` prints every setting of a run with its meaning.",
-    lines: Mapping[tuple[str, ...], int] | None = None,
+    lines: Mapping[tuple[str, ...], str] | None = None,
 ) -> AnySection:
     """One section from partial trees, the last one winning: what a pipeline run gives, over what was compiled in.
 
@@ -197,13 +198,13 @@ def _apply_override(tree: dict[str, Any], text: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _explain(error: ValidationError, kind: type, lines: Mapping[tuple[str, ...], int] | None = None) -> str:
+def _explain(error: ValidationError, kind: type, lines: Mapping[tuple[str, ...], str] | None = None) -> str:
     """One clause per fault: where (with the line, if known), what, and the nearest known key."""
     clauses = []
     for fault in error.errors(include_url=False):
         path = tuple(str(part) for part in fault["loc"])
-        line = (lines or {}).get(path, 0)
-        where = (f"line {line}: " if line else "") + (".".join(path) or "settings")
+        line = (lines or {}).get(path, "")
+        where = (f"{line}: " if line else "") + (".".join(path) or "settings")
         if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             near = difflib.get_close_matches(path[-1], _known_keys(kind, path[:-1]), n=1)
             clauses.append(f"{where} is unknown" + (f" (did you mean {near[0]}?)" if near else ""))

@@ -349,6 +349,18 @@ def test_the_pointer_is_read_from_the_store_that_fetch_pulls_from(compiled: Comp
     assert inputs["defaults"]["runtimeValue"]["constant"]["endpoint_url"] == "http://s3.sa2net.svc:8333"
 
 
+def test_an_impossible_combination_names_its_line(tmp_path: Path, lock: Path) -> None:
+    params, recipe = tmp_path / "params.yaml", tmp_path / "recipe.yaml"
+    params.write_text("train:\n  epochs: 3\n  device: cpu\n")
+    recipe.write_text("evaluate:\n  scalse: [1.0]\n")
+    with pytest.raises(ConfigError, match=r"train\.device is cpu \(.*params\.yaml line 3\)"):
+        _compile(tmp_path, lock=lock, params=params)
+    with pytest.raises(ConfigError, match=r"train\.device is cpu \(--set train\.device=cpu\)"):
+        _compile(tmp_path, lock=lock, overrides=["train.device=cpu"])
+    with pytest.raises(ConfigError, match=r"recipe\.yaml line 2: evaluate\.scalse is unknown"):
+        _compile(tmp_path, lock=lock, params=params, recipe=recipe)
+
+
 def test_a_gpu_environment_demands_the_gpu(compiled: Compiled) -> None:
     assert compiled.config.train.device == compiled.config.evaluate.device == "cuda"
 
