@@ -34,7 +34,7 @@ Spec = dict[str, Any]
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     folder = tmp_path_factory.mktemp("compiled")
     images = environments.load("cluster", ENVIRONMENTS).images.model_dump().values()
-    write_json(folder / "lock.json", {"images": dict.fromkeys(images, "sha256:" + "ab" * 32)})
+    write_json(folder / "lock.json", {"schema_version": 1, "images": dict.fromkeys(images, "sha256:" + "ab" * 32)})
     return predict.compile_predict(
         "cluster",
         folder / "predict.yaml",
@@ -218,7 +218,7 @@ def test_no_name_of_a_scan_is_a_parameter(place: Path, bucket: Path, tmp_path: P
     [
         (["--scans", "a", "--results", "b"], 2, "go with --local"),
         (["--local", "--scans", "a"], 2, "needs --scans and --results"),
-        (["--env", "nowhere"], 2, "there is no environment nowhere"),
+        (["--env", "nowhere"], 2, "there is no environment 'nowhere'"),
         (["--set", "evaluate.flipp=true"], 2, "did you mean flip"),
         (["--help"], 0, "python -m pipelines.predict --local"),
     ],

@@ -210,7 +210,7 @@ def test_the_plain_command_of_kfp_takes_the_compiled_file(server: KfpServer) -> 
     [
         ("--name", "one"),
         ("--upload", "sa2net-training"),
-        ("--cron", "0 3 * * 1", "--data", "s3://b/data.dvc"),
+        ("--cron", "0 3 * * 1", "--data", "s3://bucket/data.dvc"),
     ],
 )
 def test_a_dry_run_prints_the_very_requests_and_sends_none(server: KfpServer, arguments: tuple[str, ...]) -> None:
@@ -248,8 +248,8 @@ def test_a_dry_run_of_cancelling_sends_nothing(server: KfpServer) -> None:
         (("--set", "train.epoch=3"), "train.epoch"),
         (("--set", "train.device=cpu"), "reserves a GPU"),
         (("--recipe", "none-such"), "recipe none-such is unknown"),
-        (("--env", "moon"), "there is no environment moon"),
-        (("--data", "gone.dvc"), "gone.dvc cannot be read"),
+        (("--env", "moon"), "there is no environment 'moon'"),
+        (("--data", "gone.dvc"), "gone.dvc"),
         (("--ca", "gone.pem"), "gone.pem cannot be used"),
         (("--cron", "61 3 * * 1"), "'61' is no minute"),
         (("--cancel", "../experiments"), "is no id of a run"),
@@ -404,7 +404,7 @@ def test_the_real_command_ends_with_a_line_and_the_code(server: KfpServer) -> No
     server.faults = [Fault(status=403, body='{"code": 7, "error": "no"}')]
     ended = command()
     assert ended.returncode == 6
-    assert ended.stderr.startswith("submit: ")
+    assert ended.stderr.startswith("pipelines.submit: ")
     assert len(ended.stderr.strip().splitlines()) == 1
     assert ended.stdout == ""
 
