@@ -200,6 +200,9 @@ class FloorsConfig(Section):
     lumbar_lump: float = Field(0.65, ge=0.0, le=1.0, description="lumbar lump")
 
 
+PublicKeyOfName = Annotated[str, Field(pattern=r"^[^:]{1,100}:[A-Za-z0-9+/=]{40,200}$")]
+
+
 class RegisterConfig(Section):
     """What becomes of a scored model."""
 
@@ -212,6 +215,20 @@ class RegisterConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the one-sided paired bootstrap")
     bootstrap_samples: int = Field(5000, ge=100, description="resamples of the subjects")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the resamples")
+    max_calibration_error: float = Field(
+        0.1, ge=0.0, le=1.0, description="largest expected calibration error that a champion may have"
+    )
+    max_seconds_per_scan: float = Field(
+        0.0, ge=0.0, description="longest median time of a prediction, s; depends on the machine; 0 = no limit"
+    )
+    require_approval: bool = Field(False, description="a second person must sign before the champion moves")
+    approvers: tuple[PublicKeyOfName, ...] = Field(
+        (),
+        description="who may sign: NAME:KEY, the key as `openssl pkey -pubout` prints it, without its first and last line",
+    )
+    signers: tuple[PublicKeyOfName, ...] = Field(
+        (), description="who may write the audit log, in the same form; empty = the keys that this machine saw first"
+    )
 
 
 class FetchConfig(Section):
