@@ -3,7 +3,7 @@
 Only parsing and printing live here. Heavy modules are imported inside the verbs, so that `--help` stays quick.
 """
 
-from sa2net.cli import batch, data, doctor, line, use
+from sa2net.cli import batch, data, doctor, line, registry, use
 from sa2net.cli.options import cli
 
-__all__ = ["batch", "cli", "data", "doctor", "line", "use"]
+__all__ = ["batch", "cli", "data", "doctor", "line", "registry", "use"]

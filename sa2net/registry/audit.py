@@ -26,7 +26,7 @@ ACTIONS = ("adopt", "decide", "request", "promote", "override", "rollback", "fin
 ENTRY_TAG = "entry"
 SIGNATURE_TAG = "signature"
 APPLIED_TAG = "applied"
-_SOURCE = "sa2net:audit-entry"
+_SOURCE = "sa2net:/audit-entry"
 _ABOUT = "Audit log: one version an entry. Never change or delete any of it; read it with `sa2net audit`."
 
 
@@ -64,6 +64,7 @@ class Entry:
         facts: Verdict, reason, approval and so on; plain JSON types.
         signer: Public key of the writer.
         nonce: Makes every entry another text.
+        place: The machine and folder that it was written from, as a random name.
         schema_version: Of this form.
     """
 
@@ -76,6 +77,7 @@ class Entry:
     state: State
     signer: str
     nonce: str
+    place: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = 1
 
@@ -96,7 +98,7 @@ class Entry:
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError("it is not an entry") from error
         numbers = (entry.count, entry.version, *asdict(entry.state).values())
-        words = (entry.previous, entry.time, entry.by, entry.signer)
+        words = (entry.previous, entry.time, entry.by, entry.signer, entry.place)
         if (
             entry.action not in ACTIONS
             or not all(isinstance(number, int) for number in numbers)
@@ -261,6 +263,9 @@ def follow(name: str, stored: Mapping[int, tuple[str, str, bool]], *, signers: S
             else:
                 faults.append(f"entry {number} follows an entry that is not there as it was")
             continue
+        approval = entry.facts.get("approval")
+        if approval and approval.get("request") not in hashes:
+            faults.append(f"entry {number} approves a request that is not in the log")
         chain.append(placed)
         hashes.add(placed.hash)
     return Log(name, tuple(chain), void, tuple(faults), tuple(accepted))

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from filelock import FileLock
@@ -76,7 +76,7 @@ def verify(public: str, signature: str, text: str) -> bool:
         if not isinstance(key, Ed25519PublicKey):
             return False
         key.verify(base64.b64decode(signature, validate=True), text.encode())
-    except (ValueError, TypeError, binascii.Error, InvalidSignature):
+    except (ValueError, TypeError, binascii.Error, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
@@ -114,7 +114,7 @@ def _from_environment(variable: str) -> Ed25519PrivateKey:
 def _read(content: bytes, place: str) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"{place} holds no private key that can be read", action=f"Make one without a password: `{_MAKE}`."
         ) from error

@@ -16,6 +16,7 @@ aliases after half of the lease, so that a process that was held up does not wri
 import getpass
 import logging
 import os
+import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from filelock import FileLock
 from mlflow import MlflowClient
 
+from sa2net.artifacts import write_text
 from sa2net.errors import StorageError
 from sa2net.registry import audit, keys, store, witness
 from sa2net.registry.audit import Entry, Log, Placed, State
@@ -70,8 +73,9 @@ class Ledger:
         *,
         signers: Sequence[str] = (),
         by: str = "",
-        lease: float = LEASE,
+        lease: float = 0.0,
         patience: float = PATIENCE,
+        alone: bool = False,
     ) -> None:
         """Open the log.
 
@@ -80,11 +84,13 @@ class Ledger:
             name: Registered model.
             signers: NAME:KEY of those who may write; empty = anybody whose signature is right.
             by: Who writes; empty = `$SA2NET_USER`, else the user of this process.
-            lease: Seconds after which an entry is finished by others. All writers of a log use the same.
+            lease: Seconds after which an entry is finished by others; 0 = `LEASE`. All writers of a log use the same.
             patience: Seconds for which a call is tried again.
+            alone: The caller holds the lock of this machine, so that an earlier writer from here is dead for sure.
         """
+        self._alone = alone
         self._client, self.name, self._signers = client, name, tuple(signers)
-        self.by, self._lease, self._patience = by or user(), lease, patience
+        self.by, self._lease, self._patience = by or user(), lease or LEASE, patience
 
     def read(self) -> Log:
         """Read the log and remember it.
@@ -118,7 +124,7 @@ class Ledger:
         """
         self._patiently(lambda: audit.ensure_log(self._client, self.name))
         while True:
-            found = self._settled()
+            found = self.settled()
             really = self._patiently(lambda: audit.aliases(self._client, self.name))
             if really != found.state:  # somebody changed them by other means
                 adoption = _adoption(found.state, really)
@@ -156,7 +162,7 @@ class Ledger:
         witness.keep(after, anew=True)
         return head
 
-    def _settled(self) -> Log:
+    def settled(self) -> Log:
         """The log, once nobody is at work; what a dead writer left is finished."""
         seen, since, told = 0, now(), False
         while True:
@@ -166,7 +172,7 @@ class Ledger:
                 return found
             if head.number != seen:
                 seen, since = head.number, now()
-            if now() - since >= self._lease:
+            if now() - since >= self._lease or (self._alone and head.entry.place == place()):
                 self._commit(found, Proposal("finish", head.entry.version, head.entry.state, {"of": head.number}))
                 continue
             if not told and now() - since > 2.0:
@@ -209,7 +215,7 @@ class Ledger:
         except LostLeaseError:
             pass
         log.warning("setting the aliases of %s took too long; it is done again", self.name)
-        found = self._settled()
+        found = self.settled()
         if self._patiently(lambda: audit.aliases(self._client, self.name)) != found.state:
             self._commit(found, Proposal("finish", placed.entry.version, found.state, {"of": placed.number}))
 
@@ -244,6 +250,7 @@ class Ledger:
             facts=dict(proposal.facts),
             signer=keys.public_text(keys.audit_key()),
             nonce=uuid.uuid4().hex,
+            place=place(),
         )
 
     def _fenced(self, call: Callable[[], Result], deadline: float) -> Result:
@@ -288,6 +295,16 @@ def patiently(call: Callable[[], Result], seconds: float, *, over: type[Exceptio
                 told = True
         time.sleep(pause)
         pause = min(pause * 2, 5.0)
+
+
+def place() -> str:
+    """A random name for this machine with this `var/`; no name or path can be read from it."""
+    path = store.var_folder() / "audit" / "place"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            write_text(path, uuid.uuid4().hex + "\n")
+    return audit.digest(f"{path.read_text(encoding='utf-8')}{platform.node()}")[:16]
 
 
 def now() -> float:

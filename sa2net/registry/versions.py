@@ -108,6 +108,18 @@ def as_version(item: Any, *, created: bool = False) -> Version:
     return Version(item.name, int(item.version), item.tags.get(SHA_TAG, ""), created, dict(item.tags))
 
 
+def find_number(client: MlflowClient, name: str, number: int) -> Version | None:
+    """The version with this number; None if there is none (also for 0)."""
+    if not number:
+        return None
+    try:
+        return as_version(client.get_model_version(name, str(number)))
+    except MlflowException as error:
+        if store.is_absent(error):
+            return None
+        raise
+
+
 def set_version_tags(client: MlflowClient, version: Version, tags: Mapping[str, str]) -> None:
     """Set tags of a version, in order."""
     for key, value in tags.items():
@@ -224,14 +236,7 @@ def _check(version: Version, fetched: Path) -> None:
 
 
 def _look_up(client: MlflowClient, name: str, alias: str | None, number: str | None) -> Version | None:
-    if alias is not None:
-        return with_alias(client, name, alias)
-    try:
-        return as_version(client.get_model_version(name, str(number)))
-    except MlflowException as error:
-        if store.is_absent(error):
-            return None
-        raise
+    return find_number(client, name, int(number or 0)) if alias is None else with_alias(client, name, alias)
 
 
 def _local_folder(path: Path) -> Path:

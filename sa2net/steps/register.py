@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from sa2net.artifacts import SCORES, read_scores
+from sa2net.artifacts import Scores
 from sa2net.config import EvaluateConfig, RegisterConfig
-from sa2net.errors import ConfigError
-from sa2net.registry.registration import RegisterResult, register
+from sa2net.errors import ConfigError, DataError
+from sa2net.registry.registration import RegisterResult, Rescore, register
 
-__all__ = ["RegisterResult", "run"]
+__all__ = ["RegisterResult", "rescorer", "run"]
 
 
 def run(cfg: RegisterConfig, *, model: Path, evaluation: Path, out: Path, data: Path | None = None) -> RegisterResult:
@@ -29,8 +29,17 @@ def run(cfg: RegisterConfig, *, model: Path, evaluation: Path, out: Path, data: 
         DataError: A folder cannot be used, or they do not belong together.
         StorageError: The registry cannot be reached or refuses.
     """
+    return register(cfg, model=model, evaluation=evaluation, out=out, rescore=rescorer(data))
 
-    def rescore(champion: Path, fresh: Path) -> None:
+
+def rescorer(data: Path | None) -> Rescore:
+    """What scores a champion again, as the candidate was scored.
+
+    Args:
+        data: Folder that holds `dataset/` and `groundtruth/`; None if there is none, which is an error once it is needed.
+    """
+
+    def rescore(champion: Path, fresh: Path, wanted: Scores) -> None:
         if data is None:
             raise ConfigError(
                 "the champion was scored on other data and must be scored again",
@@ -38,8 +47,13 @@ def run(cfg: RegisterConfig, *, model: Path, evaluation: Path, out: Path, data: 
             )
         from sa2net.steps import evaluate  # loads torch, which no other path through this step needs
 
-        scores = read_scores(evaluation / SCORES)
-        as_candidate = EvaluateConfig.model_validate({**scores.inference, "split": scores.split, "overlays": 0})
-        evaluate.score_model(as_candidate, data=data, model=champion, out=fresh)
+        as_candidate = EvaluateConfig.model_validate({**wanted.inference, "split": wanted.split, "overlays": 0})
+        result = evaluate.score_model(as_candidate, data=data, model=champion, out=fresh)
+        if result.scores.data_md5 != wanted.data_md5:
+            raise DataError(
+                "the candidate was scored on another data set than this",
+                evidence=f"candidate {wanted.data_md5[:12]}, {data} {result.scores.data_md5[:12]}",
+                action="Evaluate and register the candidate on this data set, or name the one it was scored on.",
+            )
 
-    return register(cfg, model=model, evaluation=evaluation, out=out, rescore=rescore)
+    return rescore

@@ -137,7 +137,7 @@ def test_the_champion_moves_only_when_the_gate_says_so(
     # The same weights with other scores: a run and a decision, never a version.
     runs = count_runs(client)
     again = run(models[2], BASE + 0.031, "again")
-    assert (again.verdict, again.version, again.created, again.decided) == ("same weights", 3, False, True)
+    assert (again.verdict, again.version, again.created, again.decided) == ("cannot tell", 3, False, True)
     assert count_runs(client) == runs + 1
     assert count_versions(client, cfg) == 3
     assert numbers(client, cfg) == {"champion": 3, "previous": 1, "candidate": 3}
@@ -152,7 +152,7 @@ def test_promotion_can_be_switched_off(models: list[Path], client: MlflowClient,
     scored = write_evaluation(tmp_path / "evaluation", models[0], BASE)
     off = cfg.model_copy(update={"promote": False})
     result = register.run(off, model=models[0], evaluation=scored, out=tmp_path / "out")
-    assert (result.verdict, result.aliases) == ("promote", ("candidate",))
+    assert (result.verdict, result.aliases) == ("promote", ("challenger", "candidate"))
     with pytest.raises(StorageError, match="make run"):
         resolve(f"models:/{cfg.name}@champion")
     assert register.run(cfg, model=models[0], evaluation=scored, out=tmp_path / "out").aliases == (
