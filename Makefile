@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run local local-docker compile submit images pin doctor test test-long check format ui clean
+.PHONY: help setup data run local local-docker compile submit images pin doctor story test test-long check format ui clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/|/' | column -t -s '|'
@@ -60,6 +60,9 @@ pin: setup  ## Resolve every image to its digest, into infra/images.lock.json
 
 doctor: setup  ## Check MLflow, S3, DVC, Kubeflow, GPU and disk, one line each
 	$(SA2NET) doctor $(ARGS)
+
+story: setup  ## The story of a champion, told with the real commands: promote, refuse, roll back, approve, tamper
+	OMP_NUM_THREADS=1 $(BIN)/python tests/story.py
 
 test: setup  ## The whole test set but the long tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadscope --cov --cov-report=term:skip-covered

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ from pipelines.client import Cluster, connect
 from pipelines.compile import DEFAULT_OUT, Compiled, compile_training
 from pipelines.cron import six_fields
 from pipelines.options import PATH, environment_options, params_file, recipe_file, run_command, settings_options
+from pipelines.tracked import REASONS, close_ended, close_runs
 from pipelines.training import NAME
 from pipelines.transport import Recorder
 from pipelines.watch import CANCELED, ENDED, Say, read, watch
@@ -99,6 +101,8 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         _follow(cluster, options["watch"], options)
     elif action == "cancel":
         _cancel(cluster, options["cancel"], say)
+        if recorder is None:
+            close_runs(options["cancel"], "KILLED", REASONS[CANCELED], say)
     else:
         compiled = _compile(options)
         if action == "run":
@@ -180,8 +184,10 @@ def _run(cluster: Cluster, compiled: Compiled, options: Mapping[str, Any], say: 
 
 
 def _follow(cluster: Cluster, run_id: str, options: Mapping[str, Any], *, met: bool = False) -> None:
+    pace = {"interval": options["interval"], "patience": options["patience"]}
+    ended = partial(close_ended, run_id=run_id, say=click.echo)
     try:
-        watch(cluster, run_id, interval=options["interval"], patience=options["patience"], say=click.echo, met=met)
+        watch(cluster, run_id, **pace, say=click.echo, met=met, ended=ended)
     except KeyboardInterrupt:
         click.echo(f"\nno longer watching; run {run_id} goes on", err=True)
         command = f"python -m pipelines.submit --env {options['env']}"

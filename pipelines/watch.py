@@ -75,6 +75,7 @@ def watch(
     patience: float,
     say: Say,
     met: bool = False,
+    ended: Callable[[Progress], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -87,6 +88,7 @@ def watch(
         patience: Seconds for which the server may be away, once it has answered.
         say: Takes a line.
         met: The server has answered already; else its first silence is the end.
+        ended: Is told how the run ended.
         sleep: Waits, seconds.
         clock: Seconds that only grow.
 
@@ -117,6 +119,8 @@ def watch(
             answered, away = clock(), False
             _say_changes(progress, seen, say)
             if progress.state in ENDED:
+                if ended is not None:
+                    ended(progress)
                 return _conclude(progress, cluster, run_id, say)
         sleep(interval)
 

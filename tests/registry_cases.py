@@ -46,12 +46,25 @@ def scored_version(
     split: str = "test",
     settings: str = "",
     scans_per_subject: int = 1,
+    calibration_error: float = 0.01,
+    seconds_per_scan: float = math.nan,
 ) -> ScoredVersion:
     """A version with one row of Dice a scan (rib, thoracic process, lumbar lump)."""
     table = np.asarray(dice, dtype=np.float64)
     scans = tuple(f"scan{index:03d}" for index in range(len(table)))
     subjects = tuple(f"subject{index // scans_per_subject:03d}" for index in range(len(table)))
-    return ScoredVersion(name, sha or f"sha of {name}", data, split, scans, subjects, table, settings)
+    return ScoredVersion(
+        name,
+        sha or f"sha of {name}",
+        data,
+        split,
+        scans,
+        subjects,
+        table,
+        settings,
+        calibration_error=calibration_error,
+        seconds_per_scan=seconds_per_scan,
+    )
 
 
 def write_model_folder(folder: Path, *, seed: int = 0, data_md5: str = "0" * 32) -> Path:

@@ -167,14 +167,15 @@ class Fault:
     """What a proxy does to one request, instead of passing it on.
 
     Attributes:
-        kind: `status`: an error answer; `reset`: the connection is cut; `truncate`: half of the body, then cut;
-            `corrupt`: the whole body with its first byte changed; `delay`: passed on after some seconds.
+        kind: `status`: an error answer; `reset`: the connection is cut; `lose`: passed on, and then the connection is
+            cut; `truncate`: half of the body, then cut; `corrupt`: the whole body with its first byte changed; `delay`:
+            passed on after some seconds.
         status: Of an error answer.
         code: Its S3 code.
         seconds: Of a delay.
     """
 
-    kind: Literal["status", "reset", "truncate", "corrupt", "delay"]
+    kind: Literal["status", "reset", "lose", "truncate", "corrupt", "delay"]
     status: int = 500
     code: str = "InternalError"
     seconds: float = 0.0
@@ -221,10 +222,12 @@ def faulty_proxy(upstream: str, choose: Callable[[str, str, int], Fault | None] 
                 proxy.requests.append(line)
                 fault = proxy.choose(self.command, self.path, seen[line])
                 seen[line] += 1
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self._body()
             if fault and fault.kind == "delay":
                 time.sleep(fault.seconds)
-            if fault and fault.kind == "reset":
+            if fault and fault.kind in ("reset", "lose"):
+                if fault.kind == "lose":
+                    self._ask(body)
                 self._cut()
             elif fault and fault.kind == "status":
                 content = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
@@ -232,10 +235,24 @@ def faulty_proxy(upstream: str, choose: Callable[[str, str, int], Fault | None] 
             else:
                 self._answer(*self._ask(body), fault)
 
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = []
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return b"".join(parts)
+
         def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+            if body:
+                headers["Content-Length"] = str(len(body))
             connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=60)
             try:
-                connection.request(self.command, self.path, body=body, headers=dict(self.headers.items()))
+                connection.request(self.command, self.path, body=body, headers=headers)
                 answer = connection.getresponse()
                 return answer.status, dict(answer.getheaders()), answer.read()
             finally:
@@ -268,7 +285,7 @@ def faulty_proxy(upstream: str, choose: Callable[[str, str, int], Fault | None] 
         def log_message(self, *_: Any) -> None:
             pass
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815 - the names that http.server calls
+        do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _pass_on  # noqa: N815 - the names that http.server calls
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True

@@ -11,6 +11,7 @@ EVALUATION_REPORT = "report.html"
 CONFUSION = "confusion.csv"
 DICE_PER_CLASS = "dice_per_class.csv"
 RELIABILITY = "reliability.csv"
+SUBGROUPS = "subgroups.csv"
 OVERLAYS = "overlays"
 HISTORY = "history.csv"
 VALIDATION_HISTORY = "validation.csv"
@@ -18,6 +19,17 @@ DECISION = "decision.json"
 RUN_JSON = "run.json"
 TIMING_JSON = "timing.json"
 EVALUATION_FILES = frozenset(
-    (SCORES, PER_SCAN, EVALUATION_REPORT, CONFUSION, DICE_PER_CLASS, RELIABILITY, OVERLAYS, RUN_JSON, TIMING_JSON)
+    (
+        SCORES,
+        PER_SCAN,
+        EVALUATION_REPORT,
+        CONFUSION,
+        DICE_PER_CLASS,
+        RELIABILITY,
+        SUBGROUPS,
+        OVERLAYS,
+        RUN_JSON,
+        TIMING_JSON,
+    )
 )
 """Everything that an evaluation folder holds."""

@@ -309,11 +309,13 @@ def decode(path: Path, content: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.N
     Raises:
         PictureError: Anything but a whole 8-bit grey PNG of at most `max_pixels`.
     """
-    _check_header(path, content, max_pixels)
+    header = _check_header(path, content, max_pixels)
     if _END not in content:
         raise PictureError(path, "damaged", "truncated or damaged PNG (no end)")
     try:
         with PngImagePlugin.PngImageFile(io.BytesIO(content)) as picture:
+            if (picture.mode, picture.size) != ("L", header):  # Pillow believes the last of several headers
+                raise PictureError(path, "damaged", "more than one header")
             picture.verify()
         with PngImagePlugin.PngImageFile(io.BytesIO(content)) as picture:
             pixels = np.array(picture, dtype=np.uint8)
@@ -322,7 +324,8 @@ def decode(path: Path, content: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.N
     return pixels
 
 
-def _check_header(path: Path, content: bytes, max_pixels: int) -> None:
+def _check_header(path: Path, content: bytes, max_pixels: int) -> tuple[int, int]:
+    """Judge the first header; return width and height, px."""
     if not content.startswith(_SIGNATURE):
         raise PictureError(path, "format", "not a PNG")
     if len(content) < 33 or content[12:16] != b"IHDR":
@@ -334,6 +337,7 @@ def _check_header(path: Path, content: bytes, max_pixels: int) -> None:
     if (depth, colour) != (8, 0):
         reason = f"{depth}-bit {_COLOUR_TYPES.get(colour, 'unknown')}, needed is 8-bit grey"
         raise PictureError(path, "format", reason)
+    return width, height
 
 
 def write_png(path: Path, array: npt.NDArray[np.uint8]) -> None:

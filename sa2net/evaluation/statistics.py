@@ -7,6 +7,7 @@ All draws come from one seeded generator: equal input gives equal numbers.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -63,8 +64,26 @@ class PairedBootstrap:
         """
         if not len(self.draws):
             return 1.0
-        share = (1 + np.count_nonzero(self.draws <= threshold)) / (1 + len(self.draws))
-        return float(t.cdf(norm.ppf(share) / _stretch(self.subjects), self.subjects - 1))
+        return _level(1 + int(np.count_nonzero(self.draws <= threshold)), len(self.draws), self.subjects)
+
+    def reversed(self) -> "PairedBootstrap":
+        """The same seen from the other side: champion - candidate."""
+        return PairedBootstrap(-self.mean_difference, -self.draws, self.subjects)
+
+    def upper_bound(self, confidence: float = 0.95) -> float:
+        """One-sided upper bound of the mean difference; inf where nothing can be said."""
+        return -self.reversed().lower_bound(confidence)
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Mean difference with its two-sided interval; ends NaN where nothing can be said."""
+        if not len(self.draws):
+            return Interval(self.mean_difference, math.nan, math.nan)
+        one_sided = 1.0 - (1.0 - confidence) / 2.0
+        return Interval(self.mean_difference, self.lower_bound(one_sided), self.upper_bound(one_sided))
+
+    def two_sided_p_value(self) -> float:
+        """P-value of "the mean difference is 0" against either side; 1 where nothing can be said."""
+        return min(1.0, 2.0 * min(self.p_value(0.0), self.reversed().p_value(0.0)))
 
 
 def mean_interval(
@@ -147,8 +166,8 @@ def subjects_needed(
 ) -> int | None:
     """How many subjects would settle an undecided comparison, if what was seen is how it is.
 
-    Normal approximation of the one-sided test: n = ((z_confidence + z_power) * sd / (mean + margin))^2, with mean
-    and standard deviation over the subjects' own mean differences.
+    For a one-sided t test, n = ((z_confidence + z_power) * sd / (mean + margin))^2 + z_confidence^2 / 2, with mean
+    and standard deviation over the subjects' own mean differences (Guenther, The American Statistician 35, 1981).
 
     Args:
         differences: Candidate - champion, one a scan; NaN is left out. # (N,)
@@ -169,8 +188,14 @@ def subjects_needed(
     if effect <= 0.0:
         return None
     normal = NormalDist()
-    quantiles = normal.inv_cdf(confidence) + normal.inv_cdf(power)
-    return max(2, math.ceil((quantiles * float(means.std(ddof=1)) / effect) ** 2))
+    level = normal.inv_cdf(confidence)
+    number = ((level + normal.inv_cdf(power)) * float(means.std(ddof=1)) / effect) ** 2 + level**2 / 2.0
+    return max(2, math.ceil(number))
+
+
+def smallest_p_value(samples: int, subjects: int) -> float:
+    """The p-value of a paired bootstrap in which every resample speaks for the candidate: none can be smaller."""
+    return 1.0 if subjects < 2 else _level(1, samples, subjects)
 
 
 def _by_subject(values: Floats, subjects: Sequence[str]) -> tuple[Floats, Floats]:
@@ -187,21 +212,37 @@ def _by_subject(values: Floats, subjects: Sequence[str]) -> tuple[Floats, Floats
 
 def _resampled_means(sums: Floats, counts: Floats, samples: int, seed: int) -> Floats:
     """Mean over scans in each resample of the subjects. # (samples,)."""
-    generator = np.random.default_rng(seed)
-    return np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in _drawn(generator, samples, len(sums))])
+    return np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in _drawn(seed, samples, len(sums))])
 
 
-def _drawn(generator: np.random.Generator, samples: int, subjects: int) -> Iterator[Floats]:
+def _drawn(seed: int, samples: int, subjects: int) -> Iterator[Floats]:
     """How often each subject is in each resample, in pieces that fit into memory. # (some samples, subjects)."""
+    if samples * subjects <= _CHUNK:  # one decision asks for the same resamples for each class
+        yield _drawn_at_once(seed, samples, subjects)
+        return
+    generator = np.random.default_rng(seed)
     shares = np.full(subjects, 1.0 / subjects)
     rows = max(1, _CHUNK // subjects)
     for start in range(0, samples, rows):
         yield generator.multinomial(subjects, shares, size=min(rows, samples - start)).astype(np.float64)
 
 
+@lru_cache(maxsize=2)
+def _drawn_at_once(seed: int, samples: int, subjects: int) -> Floats:
+    shares = np.full(subjects, 1.0 / subjects)
+    drawn = np.random.default_rng(seed).multinomial(subjects, shares, size=samples).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
+
+
 def _tail(tail: float, subjects: int) -> float:
     """Share of draws beyond the quantile of an expanded percentile interval."""
     return float(norm.cdf(_stretch(subjects) * t.ppf(tail, subjects - 1)))
+
+
+def _level(against: int, samples: int, subjects: int) -> float:
+    """The level at which the expanded quantile is this draw: `_tail` backwards."""
+    return float(t.cdf(norm.ppf(against / (1 + samples)) / _stretch(subjects), subjects - 1))
 
 
 def _stretch(subjects: int) -> float:

@@ -6,15 +6,29 @@ Numbers are rounded and cells of what was not scored are blank, so that equal ru
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sa2net.anatomy import CLASS_NAMES, FOREGROUND
-from sa2net.artifacts import CONFUSION, DICE_PER_CLASS, PER_SCAN, PER_SCAN_COLUMNS, RELIABILITY, Scores, write_text
+from sa2net.artifacts import (
+    CONFUSION,
+    DICE_PER_CLASS,
+    PER_SCAN,
+    PER_SCAN_COLUMNS,
+    RELIABILITY,
+    SUBGROUPS,
+    Estimate,
+    Scores,
+    write_text,
+)
+from sa2net.config import EvaluateConfig
 from sa2net.evaluation.metrics import METRICS
-from sa2net.evaluation.scoring import DECIMALS, Evaluation, ScanResult
+from sa2net.evaluation.scoring import DECIMALS, Evaluation, ScanResult, class_estimate, mean_estimate
+
+SUBGROUP_COLUMNS = ("device", "severity")
+"""Columns of `scans.csv` whose groups are a table of their own; others are in the report alone, which stays here."""
 
 
 def write_tables(folder: Path, evaluation: Evaluation, scores: Scores) -> None:
@@ -24,6 +38,22 @@ def write_tables(folder: Path, evaluation: Evaluation, scores: Scores) -> None:
     write_text(folder / DICE_PER_CLASS, _csv(("class", "dice", "low", "high"), _dice(scores)))
     header = ("low", "high", "confidence", "accuracy", "pixels")
     write_text(folder / RELIABILITY, _csv(header, _reliability(evaluation)))
+
+
+def write_subgroups(
+    folder: Path, evaluation: Evaluation, cfg: EvaluateConfig, groups: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Write `subgroups.csv`: Dice by device and severity; the header alone where `scans.csv` names no such groups.
+
+    Args:
+        folder: Evaluation folder.
+        evaluation: What was scored.
+        cfg: Of the intervals.
+        groups: Column of `scans.csv` -> scan name -> group.
+    """
+    header = ("column", "group", "scans", "subjects", "class", "dice", "low", "high")
+    chosen = {column: groups[column] for column in SUBGROUP_COLUMNS if column in groups}
+    write_text(folder / SUBGROUPS, _csv(header, _subgroups(evaluation.results, cfg, chosen)))
 
 
 def row_shares(evaluation: Evaluation) -> list[list[float]]:
@@ -53,10 +83,23 @@ def _dice(scores: Scores) -> Iterable[list[str]]:
     rows = [("mean", scores.mean.dice), *((item.name, scores.per_class[item.name].dice) for item in FOREGROUND)]
     for name, estimate in rows:
         if estimate is not None:
-            yield [
-                name,
-                *("" if value is None else _number(value) for value in (estimate.value, estimate.low, estimate.high)),
-            ]
+            yield [name, *_ends(estimate)]
+
+
+def _subgroups(
+    results: Sequence[ScanResult], cfg: EvaluateConfig, groups: Mapping[str, Mapping[str, str]]
+) -> Iterable[list[str]]:
+    for column, values in groups.items():
+        for group in sorted(set(values.values())):
+            chosen = [result for result in results if values.get(result.case.name) == group]
+            counts = [str(len(chosen)), str(len({result.case.subject for result in chosen}))]
+            rows = [("mean", mean_estimate(chosen, "dice", cfg))]
+            rows += [(item.name, class_estimate(chosen, index, "dice", cfg)) for index, item in enumerate(FOREGROUND)]
+            yield from ([column, group, *counts, name, *_ends(estimate)] for name, estimate in rows if estimate)
+
+
+def _ends(estimate: Estimate) -> list[str]:
+    return ["" if value is None else _number(value) for value in (estimate.value, estimate.low, estimate.high)]
 
 
 def _reliability(evaluation: Evaluation) -> Iterable[list[str]]:

@@ -11,10 +11,16 @@ import numpy.typing as npt
 from sa2net.anatomy import FOREGROUND
 from sa2net.artifacts import ScanClassScore
 
-Verdict = Literal["promote", "refuse", "cannot tell", "same weights", "score the champion again"]
+Verdict = Literal["promote", "refuse", "cannot tell", "score the champion again"]
 Floats = npt.NDArray[np.float64]
 
+DECIMALS = 6
 MEAN = "mean"
+CALIBRATION = "calibration"
+SPEED = "speed"
+CLASSES = tuple(item.name for item in FOREGROUND)
+SUBJECTS = (MEAN, *CLASSES)
+"""What Dice is compared by: the mean, then each class."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,9 @@ class ScoredVersion:
         subjects: Whose scans they are. # (N,)
         dice: One column per foreground class in the order of `FOREGROUND`; NaN = not scored. # (N, C)
         settings: How it was scored (mode, scales, ...), as text.
+        calibration_error: Expected calibration error, 0-1; NaN = not known.
+        seconds_per_scan: Median time of a prediction on the machine that scored it, s; NaN = not known.
+        phantom: Whether any of the scans is synthetic.
     """
 
     name: str
@@ -40,6 +49,9 @@ class ScoredVersion:
     subjects: tuple[str, ...]
     dice: Floats
     settings: str = ""
+    calibration_error: float = math.nan
+    seconds_per_scan: float = math.nan
+    phantom: bool = False
 
     @classmethod
     def from_rows(
@@ -51,26 +63,36 @@ class ScoredVersion:
         data_md5: str,
         split: str,
         settings: str = "",
+        calibration_error: float = math.nan,
+        seconds_per_scan: float = math.nan,
+        phantom: bool = False,
     ) -> "ScoredVersion":
         """Put the rows of `per_scan.csv` into a table, scans in alphabetical order."""
         subjects = {row.name: row.subject for row in rows}
         scans = tuple(sorted(subjects))
-        dice = np.full((len(scans), len(FOREGROUND)), math.nan)
+        dice = np.full((len(scans), len(CLASSES)), math.nan)
         position = {scan: index for index, scan in enumerate(scans)}
-        column = {item.name: index for index, item in enumerate(FOREGROUND)}
+        column = {name: index for index, name in enumerate(CLASSES)}
         for row in rows:
             if row.dice is not None and row.class_name in column:
                 dice[position[row.name], column[row.class_name]] = row.dice
-        return cls(name, model_sha256, data_md5, split, scans, tuple(subjects[scan] for scan in scans), dice, settings)
+        return cls(
+            name=name,
+            model_sha256=model_sha256,
+            data_md5=data_md5,
+            split=split,
+            scans=scans,
+            subjects=tuple(subjects[scan] for scan in scans),
+            dice=dice,
+            settings=settings,
+            calibration_error=calibration_error,
+            seconds_per_scan=seconds_per_scan,
+            phantom=phantom,
+        )
 
     def column(self, name: str) -> Floats:
         """Dice of a class, or for `mean` the mean over the classes scored on each scan. # (N,)."""
-        if name == MEAN:
-            scored = ~np.isnan(self.dice)
-            counts = scored.sum(axis=1)
-            sums = np.where(scored, self.dice, 0.0).sum(axis=1)
-            return np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
-        return self.dice[:, [item.name for item in FOREGROUND].index(name)]
+        return mean_over_classes(self.dice) if name == MEAN else self.dice[:, CLASSES.index(name)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +100,8 @@ class Reason:
     """One thing that was looked at.
 
     Attributes:
-        check: floor, non-inferior, superior, identity or data.
+        check: floor, calibration, speed, champion, identity, data, subjects, resamples, non-inferior, superior,
+            undecided, withdrawn, or note: something that a person should know and that decides nothing.
         subject: Class name or `mean`; empty where it is about the whole.
         holds: Whether it speaks for the candidate.
         text: The sentence for people, with the numbers.
@@ -92,14 +115,18 @@ class Reason:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate against champion for one class or the mean.
+    """Candidate against champion in one line of the table: the mean, a class, calibration or speed.
 
     Attributes:
-        subject: Class name or `mean`.
-        candidate: Mean Dice of the candidate; None where nothing is scored.
+        subject: Class name, `mean`, `calibration` or `speed`.
+        candidate: Mean Dice of the candidate (or its calibration error, or its seconds per scan); None where nothing
+            is known.
         champion: The same of the champion; None too where there is no champion.
-        floor: What the candidate has to reach.
-        difference: Mean difference on the scans that both scored.
+        verdict: What this line says, in a word or three.
+        floor: What the candidate has to reach; None where there is a limit.
+        limit: What it may not exceed; None where there is a floor.
+        difference: Mean difference, candidate - champion. A class that only one of the two found on a scan, and
+            wrongly, counts 1 for the other.
         lower: One-sided lower bound of the difference.
         upper: One-sided upper bound of the difference.
         p_value: Of the test that decides (non-inferiority for a class, superiority for the mean), with Holm's
@@ -109,7 +136,9 @@ class Comparison:
     subject: str
     candidate: float | None
     champion: float | None
-    floor: float
+    verdict: str
+    floor: float | None = None
+    limit: float | None = None
     difference: float | None = None
     lower: float | None = None
     upper: float | None = None
@@ -126,30 +155,65 @@ class Decision:
         table: The numbers behind them.
         candidate: Name of the candidate.
         champion: Name of the champion, empty if there is none.
-        subjects: Subjects behind the comparison.
+        champion_sha256: Identity of its model folder, likewise.
+        subjects: Subjects behind the comparison; without one, those of the candidate.
         subjects_needed: How many would settle an undecided comparison; None where it is settled or no number would do.
+        confidence: Level of the one-sided bounds.
+        margin: Largest loss of Dice per class that counts as no loss.
+        phantom: Whether any of the scans is synthetic.
     """
 
     verdict: Verdict
     reasons: tuple[Reason, ...]
     table: tuple[Comparison, ...]
     candidate: str
-    champion: str = ""
-    subjects: int = 0
-    subjects_needed: int | None = None
+    champion: str
+    champion_sha256: str
+    subjects: int
+    subjects_needed: int | None
+    confidence: float
+    margin: float
+    phantom: bool
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document: what holds nothing has no key."""
         return {
-            "schema_version": 1,
+            "schema_version": 2,
             "verdict": self.verdict,
             "candidate": self.candidate,
             "champion": self.champion,
+            **({"champion_sha256": self.champion_sha256} if self.champion else {}),
             "subjects": self.subjects,
             **({} if self.subjects_needed is None else {"subjects_needed": self.subjects_needed}),
+            "confidence": self.confidence,
+            "margin": self.margin,
+            "phantom": self.phantom,
             "reasons": [vars(reason) for reason in self.reasons],
             "table": [_without_none(vars(row)) for row in self.table],
         }
+
+
+def label_of(subject: str) -> str:
+    """Words for people for a class name or `mean`."""
+    return {item.name: item.label for item in FOREGROUND}.get(subject, "mean over the classes")
+
+
+def mean_over_classes(dice: Floats) -> Floats:
+    """Mean over the classes scored on each scan; NaN where none is. (N, C) -> (N,)."""
+    scored = ~np.isnan(dice)
+    sums = np.where(scored, dice, 0.0).sum(axis=1)
+    return np.where(scored.any(axis=1), sums / np.maximum(scored.sum(axis=1), 1), math.nan)
+
+
+def mean_of(values: Floats) -> float:
+    """Mean of the scored values; NaN where there is none."""
+    scored = values[~np.isnan(values)]
+    return float(scored.mean()) if len(scored) else math.nan
+
+
+def rounded(value: float) -> float | None:
+    """A number for the document; None where there is none."""
+    return round(value, DECIMALS) if math.isfinite(value) else None
 
 
 def _without_none(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""What a run was made with: code, packages, machine. No host name, path or user is in it.
-
-The revision is that of the checkout which this package lies in, whatever the working directory; an image has no
-checkout and carries the revision in `SA2NET_REVISION` (with `-dirty` behind it if it was built from changed files).
-"""
+"""What a run was made with: code, packages, machine. No host name, path or user is in it."""
 
 import hashlib
 import importlib.metadata
@@ -11,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -21,30 +18,13 @@ import psutil
 
 import sa2net
 from sa2net.artifacts import RUN_JSON, file_sha256, write_json
+from sa2net.registry.revision import PROJECT, Revision, revision
 
-LARGEST_DIFF = 1_000_000
+__all__ = ["Environment", "Revision", "describe", "installed_packages", "packages_sha256", "revision", "write_run_json"]
+
 _PACKAGES = ("torch", "timm", "accelerate", "numpy", "mlflow", "mlflow-skinny", "dvc", "great-expectations")
 IMAGE_VARIABLE = "SA2NET_IMAGE"
 """Names the image that a step runs in, with its digest; set by the pipeline."""
-_IGNORED = ":(exclude)dvc.lock"
-_PROJECT = Path(sa2net.__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Revision:
-    """The state of the code.
-
-    Attributes:
-        commit: Git commit; empty where it is not known.
-        branch: Branch; empty for a detached head.
-        dirty: Whether files differ from that commit; `dvc.lock`, which every run rewrites, does not count.
-        diff: The difference as text, new files by name only.
-    """
-
-    commit: str = ""
-    branch: str = ""
-    dirty: bool = False
-    diff: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +40,7 @@ class Environment:
         packages: Versions of the packages that results depend on.
         system: Kernel and processor architecture.
         cpu: Model of the processor.
+        cpu_capability: Instructions that torch's CPU kernels use, such as AVX2; empty where torch is not loaded.
         cores: Logical processors.
         memory_gb: Main memory, GB (10^9 bytes).
         gpus: Names of the GPUs.
@@ -74,6 +55,7 @@ class Environment:
     packages: dict[str, str]
     system: str
     cpu: str
+    cpu_capability: str
     cores: int
     memory_gb: float
     gpus: tuple[str, ...]
@@ -85,6 +67,7 @@ class Environment:
             "sa2net.revision": self.revision.commit or "unknown",
             "sa2net.branch": self.revision.branch,
             "sa2net.dirty": str(self.revision.dirty).lower(),
+            "sa2net.diff_sha256": self.revision.diff_sha256,
             "sa2net.version": self.version,
             "sa2net.lock_sha256": self.lock_sha256,
             "sa2net.constraints_sha256": self.constraints_sha256,
@@ -92,6 +75,7 @@ class Environment:
             **{f"sa2net.package.{name}": version for name, version in self.packages.items()},
             "sa2net.system": self.system,
             "sa2net.cpu": self.cpu,
+            "sa2net.cpu_capability": self.cpu_capability,
             "sa2net.cores": str(self.cores),
             "sa2net.memory_gb": str(self.memory_gb),
             "sa2net.gpus": ", ".join(self.gpus),
@@ -105,28 +89,29 @@ class RunLike(Protocol):
     started: float
 
     @property
-    def step(self) -> str: ...  # noqa: D102
+    def step(self) -> str: ...
     @property
-    def key(self) -> str: ...  # noqa: D102
+    def key(self) -> str: ...
     @property
-    def run_id(self) -> str: ...  # noqa: D102
+    def run_id(self) -> str: ...
     @property
-    def parent_id(self) -> str: ...  # noqa: D102
+    def parent_id(self) -> str: ...
 
 
 @cache
 def describe() -> Environment:
     """Look at the code, the packages and the machine; once a process."""
-    constraints = _PROJECT / "constraints.txt"
+    constraints = PROJECT / "constraints.txt"
     return Environment(
         revision=revision(),
         version=sa2net.__version__,
-        lock_sha256=hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest(),
+        lock_sha256=packages_sha256(installed_packages()),
         constraints_sha256=file_sha256(constraints) if constraints.is_file() else "",
         python=platform.python_version(),
         packages={name: version for name in _PACKAGES if (version := _version(name))},
         system=f"{platform.system()} {platform.machine()}",
         cpu=_cpu_model(),
+        cpu_capability=_cpu_capability(),
         cores=psutil.cpu_count() or 0,
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         gpus=_gpu_names(),
@@ -144,22 +129,9 @@ def installed_packages() -> list[str]:
     return sorted(found)
 
 
-def revision(project: Path = _PROJECT) -> Revision:
-    """The state of the code in a checkout, or what an image says of itself."""
-    given = os.environ.get("SA2NET_REVISION", "").strip()
-    if given:
-        return Revision(commit=given.removesuffix("-dirty"), dirty=given.endswith("-dirty"))
-    commit = _git(project, "rev-parse", "HEAD")
-    # An installed copy inside somebody else's checkout is not part of it.
-    if not commit or not _git(project, "ls-files", "--", "sa2net/__init__.py"):
-        return Revision()
-    changes = _git(project, "status", "--porcelain", "--untracked-files=normal", "--", ".", _IGNORED)
-    diff = ""
-    if changes:
-        fresh = [line[3:] for line in changes.splitlines() if line.startswith("??")]
-        diff = _git(project, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".", _IGNORED)[:LARGEST_DIFF]
-        diff += "".join(f"\nnew file, not tracked: {name}" for name in fresh)
-    return Revision(commit, _git(project, "branch", "--show-current"), bool(changes), diff)
+def packages_sha256(packages: Sequence[str]) -> str:
+    """Identity of a list of `name==version`."""
+    return hashlib.sha256("\n".join(packages).encode()).hexdigest()
 
 
 def write_run_json(out: Path, tracker: RunLike, **more: Any) -> dict[str, Any]:
@@ -173,7 +145,8 @@ def write_run_json(out: Path, tracker: RunLike, **more: Any) -> dict[str, Any]:
     Returns:
         What was written.
     """
-    code = describe().revision
+    facts = describe()
+    code = facts.revision
     content = {
         "schema_version": 1,
         "step": tracker.step,
@@ -183,9 +156,19 @@ def write_run_json(out: Path, tracker: RunLike, **more: Any) -> dict[str, Any]:
         "revision": code.commit,
         "branch": code.branch,
         "dirty": code.dirty,
+        "diff_sha256": code.diff_sha256,
         "sa2net_version": sa2net.__version__,
-        "lock_sha256": describe().lock_sha256,
-        "image": describe().image,
+        "lock_sha256": facts.lock_sha256,
+        "constraints_sha256": facts.constraints_sha256,
+        "python": facts.python,
+        "packages": facts.packages,
+        "system": facts.system,
+        "cpu": facts.cpu,
+        "cpu_capability": facts.cpu_capability,
+        "cores": facts.cores,
+        "memory_gb": facts.memory_gb,
+        "gpus": list(facts.gpus),
+        "image": facts.image,
         "started": _utc(tracker.started),
         "written": _utc(datetime.now(UTC).timestamp()),
         **more,
@@ -196,24 +179,6 @@ def write_run_json(out: Path, tracker: RunLike, **more: Any) -> dict[str, Any]:
 
 def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _git(project: Path, *arguments: str) -> str:
-    """Output of a git command; empty where there is no git or no checkout."""
-    program = shutil.which("git")
-    if program is None:
-        return ""
-    try:
-        done = subprocess.run(  # noqa: S603 - fixed arguments
-            [program, "-C", str(project), *arguments],
-            capture_output=True,
-            check=False,
-            timeout=30,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", errors="replace").rstrip("\n") if done.returncode == 0 else ""
 
 
 def _version(package: str) -> str:
@@ -231,6 +196,11 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _cpu_capability() -> str:
+    torch = sys.modules.get("torch")
+    return "" if torch is None else str(torch.backends.cpu.get_cpu_capability())
 
 
 def _gpu_names() -> tuple[str, ...]:

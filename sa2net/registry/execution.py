@@ -8,6 +8,7 @@ of its own.
 import hashlib
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 import psutil
 
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The id of a run in Kubeflow; people call it by the time."""
 DVC_COMMANDS = (("repro",), ("exp", "run"), ("experiments", "run"), ("exp", "exec-run"), ("experiments", "exec-run"))
 
 
@@ -59,7 +62,8 @@ def current() -> Execution:
         return Execution(run_id=handed_in)
     given = os.environ.get("SA2NET_EXECUTION", "").strip()
     if given:
-        return Execution(key=given[:200], name=given[:200])
+        key = given.replace("'", "")[:200]
+        return Execution(key=key, name="" if UUID.fullmatch(key) else key)
     process = _dvc_ancestor()
     if process is None:
         return Execution()

@@ -10,6 +10,7 @@ import io
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,14 @@ from PIL import Image
 
 import sa2net
 from sa2net.anatomy import FOREGROUND
+from sa2net.artifacts import folder_sha256
+from sa2net.config import EvaluateConfig
 
 FOLDER_IN_PACKAGE = "artifacts/model"
 """Where the model folder lies inside the MLflow model."""
 
 _PACKAGE = Path(sa2net.__file__).resolve().parent
+_SETTINGS = ("mode", "scales", "flip", "device", "precision", "threads")
 _REQUIREMENTS = (
     "mlflow",
     "monai",
@@ -43,13 +47,13 @@ _REQUIREMENTS = (
 )
 
 
-def write_package(model: Path, destination: Path, *, model_id: str, run_id: str) -> None:
+def write_package(model: Path, destination: Path, *, model_id: str | None = None, run_id: str | None = None) -> None:
     """Write the MLflow model of a model folder.
 
     Args:
         model: Model folder.
         destination: Folder that does not exist yet.
-        model_id: Identity that MLflow gave the model.
+        model_id: Identity that MLflow gave the model; None where it is not registered.
         run_id: Run that registers it.
     """
     description = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
@@ -65,6 +69,8 @@ def write_package(model: Path, destination: Path, *, model_id: str, run_id: str)
             signature=signature(),
             input_example=example(),
             pip_requirements=requirements(),
+            model_config=settings(),
+            metadata={"model_sha256": folder_sha256(copy)},  # the served model checks itself against it
         )
     flavour = description.flavors["python_function"]
     flavour["artifacts"]["model"]["uri"] = FOLDER_IN_PACKAGE
@@ -74,13 +80,18 @@ def write_package(model: Path, destination: Path, *, model_id: str, run_id: str)
         shutil.rmtree(cache)
 
 
+def settings() -> dict[str, Any]:
+    """How a scan is predicted unless MLflow is told otherwise when it loads the model: as by `sa2net predict`."""
+    return EvaluateConfig().model_dump(mode="json", include=set(_SETTINGS))
+
+
 def requirements() -> list[str]:
     """The packages that a prediction needs, in the installed versions (a build tag such as `+cpu` is left out)."""
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS]
 
 
 def signature() -> ModelSignature:
-    """Columns of input and output, as `sa2net/serving/pyfunc.py` reads and writes them."""
+    """Columns of input and output, as `sa2net/serving/` reads and writes them."""
     inputs = [
         ColSpec(DataType.string, "image"),
         ColSpec(DataType.double, "spacing_x_mm", required=False),
@@ -91,9 +102,12 @@ def signature() -> ModelSignature:
         ColSpec(DataType.long, "width"),
         ColSpec(DataType.long, "height"),
         *(ColSpec(DataType.long, f"{item.name}_px") for item in FOREGROUND),
+        *(ColSpec(DataType.double, f"{item.name}_mm2", required=False) for item in FOREGROUND),
         ColSpec(DataType.string, "scaled_by"),
         ColSpec(Array(DataType.string), "warnings"),
+        ColSpec(DataType.string, "version"),
         ColSpec(DataType.string, "model_sha256"),
+        ColSpec(DataType.string, "intended_use"),
     ]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 

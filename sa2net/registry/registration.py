@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from sa2net.artifacts import DECISION, RUN_JSON, read_model_info, write_json
 from sa2net.config import RegisterConfig
-from sa2net.registry import environment, promotion, scored, store, tracking
+from sa2net.registry import environment, promotion, provenance, scored, store, tracking
 from sa2net.registry.audit import Log
 from sa2net.registry.decision import Decision
 from sa2net.registry.judgement import Judge, Rescore, told
@@ -144,6 +144,8 @@ def _register(
         }
         version = register_version(client, model, name=cfg.name, run_id=tracker.run_id, tags=known)
         known |= scored.keep_evaluation(client, tracker.run_id, candidate, "evaluation")
+        section = cfg.model_dump(mode="json")
+        known |= provenance.keep(client, tracker.run_id, model=model, evaluation=candidate.folder, register=section)
         set_version_tags(client, version, known)
         judge = Judge(client, cfg, version, candidate, run_id=tracker.run_id, rescore=rescore)
         document: dict[str, Any] = {}

@@ -76,6 +76,7 @@ def promote(cfg: RegisterConfig, number: int, *, rescore: Rescore, reason: str =
                     action="Evaluate it and register it again: `sa2net evaluate --model MODEL`, `sa2net register`.",
                 )
             judge = Judge(client, cfg, version, candidate, run_id=tracker.run_id, rescore=rescore)
+            ledger = _ledger(client, cfg)
             document: dict[str, Any] = {}
 
             def propose(found: Log) -> Proposal:
@@ -85,13 +86,13 @@ def promote(cfg: RegisterConfig, number: int, *, rescore: Rescore, reason: str =
                     )
                 decision = judge.decide(found, by_hand=True)
                 document.clear()
-                document.update(judge.document(decision))
-                noted = _keep(client, tracker.run_id, document, reason)
+                document.update(judge.document(decision) | {"by": ledger.by, "reason": reason, "override": against})
+                noted = _keep(client, tracker.run_id, document)
                 if against:
                     return promotion.override(found, number, decision.verdict, cfg, noted)
                 return promotion.after_decision(found, number, decision.verdict, cfg, noted)
 
-            placed = _ledger(client, cfg).append(propose)
+            placed = ledger.append(propose)
             assert placed is not None  # noqa: S101 - `propose` always proposes
             tracker.set_tags({"sa2net.version": f"{cfg.name}/{number}", "sa2net.verdict": document["verdict"]})
             return Release(version, placed.entry, dict(document))
@@ -162,6 +163,6 @@ def _version(client: MlflowClient, name: str, number: int) -> Version:
     return version
 
 
-def _keep(client: MlflowClient, run_id: str, document: dict[str, Any], reason: str) -> dict[str, Any]:
+def _keep(client: MlflowClient, run_id: str, document: dict[str, Any]) -> dict[str, Any]:
     scored.keep_decision(client, run_id, document, "")
-    return {**told(document, run_id), "reason": reason}
+    return {**told(document, run_id), "reason": document["reason"]}

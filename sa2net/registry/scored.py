@@ -6,6 +6,7 @@ by scan, and the decision. The version's tags say which run that is.
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sa2net.artifacts import (
     PER_SCAN,
     RUN_JSON,
     SCORES,
+    TIMING_JSON,
     Estimate,
     Scores,
     file_sha256,
@@ -30,7 +32,7 @@ from sa2net.artifacts import (
 )
 from sa2net.config import RegisterConfig
 from sa2net.errors import DataError
-from sa2net.registry import store
+from sa2net.registry import decision_page, store
 from sa2net.registry.decision import Decision, ScoredVersion
 from sa2net.registry.spool import KEY_TAG
 from sa2net.registry.versions import Version
@@ -39,6 +41,7 @@ SCORED_RUN_TAG = "scored_run"
 SCORED_PATH_TAG = "scored_path"
 DECISION_KEY_TAG = "decision_key"
 DECISION_RUN_TAG = "decision_run"
+DECISION_TAG = "decision"
 APPLIED_TAG = "decision_applied"
 
 
@@ -80,7 +83,25 @@ class Evaluation:
             data_md5=scores.data_md5,
             split=scores.split,
             settings=json.dumps(scores.inference, sort_keys=True),
+            calibration_error=scores.calibration.ece,
+            seconds_per_scan=self.seconds_per_scan(),
+            phantom=scores.phantom,
         )
+
+    def seconds_per_scan(self) -> float:
+        """Median time of a prediction, s; NaN where `timing.json` is not there (DVC restores a folder without it).
+
+        Raises:
+            DataError: The file is there and cannot be used.
+        """
+        path = self.folder / TIMING_JSON
+        if not path.is_file():
+            return math.nan
+        try:
+            return float(read_json(path)["seconds_per_scan"]["median"])
+        except (KeyError, TypeError, ValueError) as error:
+            action = "Run `sa2net evaluate` again, or remove the file."
+            raise DataError(f"{path} holds no time of a scan", evidence=repr(error), action=action) from error
 
     def tags(self) -> dict[str, str]:
         """Scores as tags of a version."""
@@ -103,25 +124,32 @@ class Evaluation:
         return {name: estimate.value for name, estimate in found.items() if estimate is not None}
 
 
+_DECIDES_NOTHING = frozenset(("promote", "require_approval", "approvers", "signers"))
+"""Settings of who may carry a decision out, and whether that is done: they change no decision."""
+
+
 def decision_key(evaluation: Evaluation, cfg: RegisterConfig) -> str:
     """Identity of everything that a decision is made from, except for the champion."""
     parts = [
         evaluation.scores.model_sha256,
         file_sha256(evaluation.folder / SCORES),
         file_sha256(evaluation.folder / PER_SCAN),
-        cfg.model_dump_json(),
+        cfg.model_dump_json(exclude=set(_DECIDES_NOTHING)),
     ]
+    if cfg.max_seconds_per_scan > 0.0:
+        parts.append(repr(evaluation.seconds_per_scan()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def keep_evaluation(client: MlflowClient, run_id: str, evaluation: Evaluation, path: str) -> dict[str, str]:
-    """Store the tables of an evaluation with a run.
+    """Store the tables of an evaluation, and its times where they are known, with a run.
 
     Returns:
         The tags by which a version points to them.
     """
-    for name in (SCORES, PER_SCAN):
-        client.log_artifact(run_id, str(evaluation.folder / name), path)
+    for name in (SCORES, PER_SCAN, TIMING_JSON):
+        if name != TIMING_JSON or (evaluation.folder / name).is_file():
+            client.log_artifact(run_id, str(evaluation.folder / name), path)
     return {SCORED_RUN_TAG: run_id, SCORED_PATH_TAG: path}
 
 
@@ -142,13 +170,27 @@ def kept_evaluation(client: MlflowClient, version: Version, scratch: Path) -> Ev
 
 
 def keep_decision(client: MlflowClient, run_id: str, decision: Mapping[str, Any], key: str) -> dict[str, str]:
-    """Store a decision with a run.
+    """Store a decision with a run, as JSON and as a page.
 
     Returns:
-        The tags by which a version points to it.
+        The tags by which a version points to it, and that hold it.
     """
     client.log_dict(run_id, dict(decision), DECISION)
-    return {"verdict": str(decision["verdict"]), DECISION_RUN_TAG: run_id, DECISION_KEY_TAG: key}
+    client.log_text(run_id, decision_page.render(decision), decision_page.FILE)
+    return decision_tags(decision, run_id, key)
+
+
+def decision_tags(decision: Mapping[str, Any], run_id: str, key: str) -> dict[str, str]:
+    """A decision as tags of a version, whole, so that it outlives its run.
+
+    The key comes last: where setting the tags is interrupted, no key stands beside another decision.
+    """
+    return {
+        "verdict": str(decision["verdict"]),
+        DECISION_RUN_TAG: run_id,
+        DECISION_TAG: json.dumps(decision, sort_keys=True, allow_nan=False),
+        DECISION_KEY_TAG: key,
+    }
 
 
 def kept_decision(client: MlflowClient, version: Version, key: str) -> dict[str, Any] | None:
@@ -159,11 +201,20 @@ def kept_decision(client: MlflowClient, version: Version, key: str) -> dict[str,
         with tempfile.TemporaryDirectory(prefix="sa2net-") as scratch:
             return read_json(Path(client.download_artifacts(version.tags[DECISION_RUN_TAG], DECISION, scratch)))
     except (DataError, KeyError):
-        return None
+        return _tagged_decision(version)
     except Exception as error:
         if store.is_refused(error) or isinstance(error, OSError):
-            return None
+            return _tagged_decision(version)
         raise
+
+
+def _tagged_decision(version: Version) -> dict[str, Any] | None:
+    """The decision that a version carries itself, where the run that made it is gone; None if it carries none."""
+    try:
+        content = json.loads(version.tags.get(DECISION_TAG, ""))
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) and "verdict" in content else None
 
 
 def run_of(client: MlflowClient, folder: Path, step: str) -> str:

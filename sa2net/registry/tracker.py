@@ -17,7 +17,8 @@ from typing import Any, Literal
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from sa2net.errors import StorageError
-from sa2net.registry import environment, spool, store
+from sa2net.registry import alive, environment, spool, store
+from sa2net.registry.runs import Status
 from sa2net.registry.spool import Call, Spool
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ FIRST_PAUSE = 30.0
 LAST_PAUSE = 300.0
 LONGEST_VALUE = 500
 LONGEST_TAG = 5000
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker:
@@ -80,9 +80,9 @@ class Tracker:
         """
         self._tell("metrics", {"values": {name: float(value) for name, value in values.items()}, "step": int(step)})
 
-    def log_headline(self, values: Mapping[str, float]) -> None:
+    def log_headline(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the few numbers by which whole executions are compared: to this run and to its parent."""
-        self._tell("headline", {"values": {name: float(value) for name, value in values.items()}, "step": 0})
+        self._tell("headline", {"values": {name: float(value) for name, value in values.items()}, "step": int(step)})
 
     def log_params(self, tree: Mapping[str, Any]) -> None:
         """Log settings under dotted names; values longer than 500 characters are cut, and the whole is kept as a file."""
@@ -190,6 +190,21 @@ class Tracker:
         self._away, self._pause = False, FIRST_PAUSE
         return True
 
+    def show_life(self) -> None:
+        """Tell MLflow that this process lives, and send what is pending; nothing while the server is away."""
+        with self._lock:
+            if time.monotonic() < self._retry_at or (
+                (self._spool.pending or not self.run_id) and not self._attempt(None)
+            ):
+                return
+            try:
+                alive.show_life(store.client_for(store.tracking_uri()), self._spool.header)
+            except Exception as error:
+                if store.is_outage(error):
+                    self.lost(error)
+                else:  # somebody deleted the run
+                    log.debug("no sign of life: %s", error)
+
     def lost(self, error: Exception) -> None:
         """Note that the store is away: one warning, and no attempt for a while."""
         if not self._away:
@@ -222,6 +237,26 @@ class Tracker:
                 self.step,
                 self._spool.folder,
             )
+
+
+class Heartbeat:
+    """Shows from a thread of its own that the process lives, so that nobody takes the run for dead."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="sign-of-life")
+
+    def _beat(self) -> None:
+        while not self._stop.wait(alive.BEAT):
+            self._tracker.show_life()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10.0)
 
 
 class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]

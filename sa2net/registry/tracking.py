@@ -7,18 +7,20 @@ run is created when it is back. A server that refuses us (wrong address, no perm
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sa2net.errors import Sa2NetError
-from sa2net.registry import environment, execution, spool, store
-from sa2net.registry.spool import Call, Header, Spool
-from sa2net.registry.tracker import LONGEST_TAG, Status, SystemMetrics, Tracker
+from sa2net.registry import alive, environment, execution, runs, store
+from sa2net.registry.runs import Header, Status
+from sa2net.registry.spool import Call, Spool
+from sa2net.registry.tracker import LONGEST_TAG, Heartbeat, SystemMetrics, Tracker
 from sa2net.termination import terminable
 
-__all__ = ["Tracker", "send_abandoned", "step_run"]
+__all__ = ["Tracker", "end_execution", "send_abandoned", "step_run"]
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +55,17 @@ def step_run(
         start=int(time.time() * 1000),
         execution=execution.current(),
         tags={name: str(value)[:LONGEST_TAG] for name, value in {**facts.tags(), **(tags or {})}.items()},
+        experiment_id=os.environ.get("MLFLOW_EXPERIMENT_ID", ""),
+        experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME") or store.DEFAULT_EXPERIMENT,
     )
     tracker = _open(header)
     with terminable():
         try:
-            _log_facts(tracker, facts, params or {})
-            if system_metrics:
-                with SystemMetrics(tracker):
-                    yield tracker
-            else:
+            with ExitStack() as threads:
+                threads.enter_context(Heartbeat(tracker))
+                if system_metrics:
+                    threads.enter_context(SystemMetrics(tracker))
+                _log_facts(tracker, facts, params or {})
                 yield tracker
         except BaseException as error:
             tracker.end(*_outcome(error))
@@ -86,7 +90,8 @@ def _open(header: Header) -> Tracker:
                 try:
                     client = store.client_for(store.tracking_uri())
                     send_abandoned(client)
-                    spool.identify(client, journal)
+                    journal.identify(client)
+                    alive.close_silent_runs(client, journal.header.experiment_id)
                 except Exception as error:
                     if store.is_denied(error) or store.is_refused(error) or not store.is_outage(error):
                         raise
@@ -100,7 +105,7 @@ def _open(header: Header) -> Tracker:
 
 
 def send_abandoned(client: Any) -> int:
-    """Send what earlier steps on this machine could not send, and close the runs of processes that died.
+    """Send what earlier steps on this machine could not send, and close the runs of its processes that died.
 
     Returns:
         How many runs were completed.
@@ -123,8 +128,27 @@ def send_abandoned(client: Any) -> int:
             continue
         journal.delete()
         done += 1
-    spool.close_ended_executions(client, uri)
+    runs.close_ended_executions(client, uri)
     return done
+
+
+def end_execution(key: str, status: Status, message: str) -> int:
+    """End what is still open of an execution that somebody saw end: a pod that was killed cannot do it.
+
+    Args:
+        key: Name of the execution (`SA2NET_EXECUTION` of its steps): in Kubeflow the id of the run.
+        status: How it ended.
+        message: Why.
+
+    Returns:
+        How many runs were still open.
+
+    Raises:
+        StorageError: The server does not answer, or refuses us.
+    """
+    client = store.connect()
+    with store.storage_errors("end the runs of an execution"):
+        return runs.close_execution(client, key, status, message)
 
 
 def _outcome(error: BaseException) -> tuple[Status, str]:

@@ -1,1 +1,1 @@
-"""The MLflow model that wraps a model folder."""
+"""The registered model as a server: what it accepts, what it answers, and how a version is checked before."""

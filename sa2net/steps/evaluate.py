@@ -10,9 +10,11 @@ from sa2net.artifacts import (
     EVALUATION_REPORT,
     PER_SCAN,
     SCORES,
+    SUBGROUPS,
     TIMING_JSON,
     Scores,
     check_replaceable,
+    file_sha256,
     folder_sha256,
     replaced_folder,
     write_json,
@@ -24,13 +26,17 @@ from sa2net.data.store import data_md5
 from sa2net.errors import DataError
 from sa2net.evaluation.report import write_report
 from sa2net.evaluation.scoring import is_phantom, read_groups, score, summarise, timing
-from sa2net.evaluation.tables import write_tables
+from sa2net.evaluation.tables import write_subgroups, write_tables
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import tracking
 from sa2net.registry.environment import write_run_json
+from sa2net.registry.revision import code_sha256
 
 logger = logging.getLogger(__name__)
 METRICS = ("dice", "iou", "nsd", "hd95")
+_DATA = tuple(f"data/{name}.py" for name in ("framing", "layout", "sweep"))
+EVALUATOR = ("anatomy.py", "artifacts", "config", *_DATA, "evaluation", "inference", "model", "steps/evaluate.py")
+"""The code that a score depends on. Its sha256 is the evaluator's version: what differs in it may score otherwise."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,13 @@ class EvaluateResult:
         out: Folder with `scores.json`, the tables, `overlays/` and `report.html`.
         scores: The content of `scores.json`.
         seconds_per_scan: Median time of a prediction.
+        device: The kind of device that it ran on: cpu or cuda.
     """
 
     out: Path
     scores: Scores
     seconds_per_scan: float
+    device: str
 
 
 def run(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bool = True) -> EvaluateResult:
@@ -67,14 +75,22 @@ def run(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bo
     with tracking.step_run("evaluate", params=params) as tracker:
         result = score_model(cfg, data=data, model=model, out=out, progress=progress)
         scores = result.scores
-        tracker.set_tags({"data_md5": scores.data_md5, "model_sha256": scores.model_sha256, "phantom": scores.phantom})
+        known = {
+            "data_md5": scores.data_md5,
+            "model_sha256": scores.model_sha256,
+            "scores_sha256": file_sha256(out / SCORES),
+            "evaluator_sha256": code_sha256(EVALUATOR),
+            "device": result.device,
+            "threads": cfg.threads,
+        }
+        tracker.set_tags({**known, "phantom": scores.phantom})
         tracker.log_metrics(_numbers(scores) | {"seconds_per_scan": result.seconds_per_scan})
         if scores.mean.dice is not None:
             tracker.log_headline({f"{cfg.split}_dice_mean": scores.mean.dice.value})
-        for name in (SCORES, PER_SCAN):
+        for name in (SCORES, PER_SCAN, SUBGROUPS):
             tracker.log_file(out / name)
         tracker.log_picture(out / EVALUATION_REPORT, policy=cfg.log_pictures, folder="")
-        write_run_json(out, tracker)
+        write_run_json(out, tracker, params=params, **known)
     return result
 
 
@@ -115,8 +131,10 @@ def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, prog
         )
         write_scores(fresh / SCORES, scores)
         write_tables(fresh, evaluation, scores)
-        write_report(fresh, evaluation, scores, cfg, masks=Path(masks), groups=read_groups(data, cases))
+        groups = read_groups(data, cases)
+        write_subgroups(fresh, evaluation, cfg, groups)
+        write_report(fresh, evaluation, scores, cfg, masks=Path(masks), groups=groups)
         seconds = timing(evaluation, device=str(predictor.device), threads=cfg.threads)
         write_json(fresh / TIMING_JSON, seconds)
     logger.info("Scores, tables and report are in %s", out)
-    return EvaluateResult(out, scores, float(seconds["seconds_per_scan"]["median"]))
+    return EvaluateResult(out, scores, float(seconds["seconds_per_scan"]["median"]), predictor.device.type)

@@ -7,24 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from sa2net.anatomy import CLASSES
 from sa2net.artifacts import folder_sha256, write_json
 from sa2net.config import EvaluateConfig
+from sa2net.data.checks import SPACING_MM
 from sa2net.data.framing import Grey
 from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS, read_scan, write_png
-from sa2net.data.sweep import sweep_width
 from sa2net.errors import ConfigError, DataError, Sa2NetError
 from sa2net.evaluation.overlay import draw_mask
+from sa2net.inference.description import INTENDED_USE, class_areas, find_warnings
 from sa2net.inference.predictor import Prediction, Predictor
-from sa2net.steps.batch.results import INTENDED_USE, OVERLAY_SUFFIX
+from sa2net.steps.batch.results import OVERLAY_SUFFIX
 
 logger = logging.getLogger(__name__)
 SHOWN = 5
-SPACING_MM = (0.01, 5.0)
-"""Sizes that a pixel can have, mm; the same range as `validate` allows in `scans.csv`."""
 
 
 def run(
@@ -169,12 +166,6 @@ def _describe(
     identity: Mapping[str, str],
 ) -> dict[str, Any]:
     """The JSON of one scan. Areas are mm2 where the spacing is known, else left out."""
-    pixels = np.bincount(prediction.mask.ravel(), minlength=len(CLASSES))
-    classes: dict[str, dict[str, float]] = {}
-    for item in CLASSES:
-        classes[item.name] = {"id": item.id, "pixels": int(pixels[item.id])}
-        if spacing_mm is not None:
-            classes[item.name]["area_mm2"] = float(pixels[item.id]) * spacing_mm[0] * spacing_mm[1]
     return {
         "schema_version": 1,
         "scan": name,
@@ -184,31 +175,9 @@ def _describe(
         "scaled_by": prediction.scaled_by,
         "scale": prediction.scale,
         "model": dict(identity),
-        "classes": classes,
-        "warnings": _warnings(scan, prediction, predictor),
+        "classes": class_areas(prediction.mask, spacing_mm),
+        "warnings": find_warnings(
+            scan, prediction.mask, predictor.info, scale=prediction.scale, scaled_by=prediction.scaled_by
+        ),
         "intended_use": INTENDED_USE,
     }
-
-
-def _warnings(scan: Grey, prediction: Prediction, predictor: Predictor) -> list[str]:
-    """Where the scan or its mask lies outside what the model learnt from."""
-    bounds = predictor.info.bounds
-    warnings = []
-    found = {item.name: int((prediction.mask == item.id).sum()) for item in CLASSES[1:]}
-    warnings += [f"no {name} was found" for name, count in found.items() if not count]
-    # Seen at working scale, every scan has about the same width: what differs is the length beside it.
-    sweep = sweep_width(scan) * prediction.scale
-    low, high = 0.5 * predictor.info.sweep_width, 2.0 * predictor.info.sweep_width
-    if prediction.scaled_by == "spacing" and not low <= sweep <= high:
-        warnings.append(
-            f"the sweep is {sweep:.0f} px wide at working scale, the train scans {predictor.info.sweep_width}: check the pixel spacing"
-        )
-    for item in CLASSES[1:]:
-        if item.name in bounds.grey and found[item.name]:
-            grey = float(scan[prediction.mask == item.id].mean())
-            learnt = bounds.grey[item.name]
-            if not learnt.low <= grey <= learnt.high:
-                warnings.append(
-                    f"mean grey of {item.label} is {grey:.0f}, {learnt.low:.0f}-{learnt.high:.0f} in the train scans"
-                )
-    return warnings

@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from sa2net.anatomy import CLASS_NAMES
 from sa2net.artifacts import (
     HISTORY,
     MANIFEST,
+    RUN_JSON,
     TIMING_JSON,
     VALIDATION_HISTORY,
     VALIDATION_REPORT,
+    WEIGHTS,
     ModelInfo,
     file_sha256,
     folder_sha256,
@@ -36,7 +38,9 @@ from sa2net.data.manifest import read_manifest
 from sa2net.data.store import data_md5
 from sa2net.errors import ConfigError, DataError
 from sa2net.evaluation.overlay import draw_overlay
+from sa2net.inference.device import resolve_device
 from sa2net.registry import tracking
+from sa2net.registry.revision import code_hashes
 from sa2net.registry.versions import resolve
 from sa2net.training.checkpoint import CheckpointStore, Tensors
 from sa2net.training.launch import launch
@@ -161,9 +165,20 @@ def _train(
         fitted = fit(cfg, info, train_cases, val_cases, checkpoints=None, observer=None, progress=progress, ranks=ranks)
         return TrainResult(out / MODEL, fitted.best_dice, fitted.best_epoch, len(fitted.history))
     initial, parent = _initial(cfg)
-    store = CheckpointStore(checkpoints, _key(cfg, report.data_md5, validation / MANIFEST, parent))
+    manifest_sha256 = file_sha256(validation / MANIFEST)
+    key = _key(cfg, report.data_md5, manifest_sha256, parent)
+    store = CheckpointStore(checkpoints, key)
     started = time.perf_counter()
-    tags = {"data_md5": report.data_md5, "parent_model": parent, "processes": ranks.count}
+    tags = {
+        "data_md5": report.data_md5,
+        "manifest_sha256": manifest_sha256,
+        "parent_model": parent,
+        "checkpoint_key": key,
+        "threads": cfg.threads,
+        "processes": ranks.count,
+        **_counts(train_cases + val_cases),
+        **_validated_by(validation, manifest_sha256),
+    }
     with (
         store.locked(),
         tracking.step_run("train", params=info.params, tags=tags, system_metrics=True) as tracker,
@@ -192,7 +207,15 @@ def _train(
             {"best_val_dice": fitted.best_dice, "best_epoch": float(fitted.best_epoch)}, step=fitted.best_epoch
         )
         tracker.log_folder(out / MODEL, "model")
-        tracker.write_run_json(out)
+        outcome = {
+            "model_sha256": folder_sha256(out / MODEL),
+            "weights_sha256": file_sha256(out / MODEL / WEIGHTS),
+            "epochs": len(fitted.history),
+            "resumed_after_epoch": len(fitted.history) - observer.epochs,
+            "device": resolve_device(cfg.device).type,
+        }
+        tracker.set_tags(outcome)
+        tracker.write_run_json(out, **tags, **outcome)
     return TrainResult(out / MODEL, fitted.best_dice, fitted.best_epoch, len(fitted.history))
 
 
@@ -217,21 +240,30 @@ def _initial(cfg: TrainConfig) -> tuple[Tensors | None, str]:
     return read_weights(folder), folder_sha256(folder)
 
 
-def _key(cfg: TrainConfig, data_md5: str, manifest: Path, parent: str) -> str:
+def _counts(cases: Sequence[Case]) -> dict[str, int]:
+    """How much was learnt from, and how much chose the epoch: `train_scans`, `train_subjects`, `val_scans`, ..."""
+    splits = {split: [case for case in cases if case.split == split] for split in ("train", "val")}
+    scans = {f"{split}_scans": len(chosen) for split, chosen in splits.items()}
+    return scans | {f"{split}_subjects": len({case.subject for case in chosen}) for split, chosen in splits.items()}
+
+
+def _validated_by(validation: Path, manifest_sha256: str) -> dict[str, str]:
+    """The run and the settings that made this manifest, as JSON; nothing where `run.json` is gone or of another one."""
+    known = read_json(validation / RUN_JSON) if (validation / RUN_JSON).is_file() else {}
+    if known.get("manifest_sha256") != manifest_sha256:
+        return {}
+    params = json.dumps(known.get("params", {}).get("validate", {}), sort_keys=True)
+    return {"validation_run": str(known.get("run_id", "")), "validation_params": params}
+
+
+def _key(cfg: TrainConfig, data_md5: str, manifest_sha256: str, parent: str) -> str:
     """What determines a training: settings, data, split, starting weights, code. Another key never resumes."""
-    package = Path(__file__).parents[1]
-    files = sorted(
-        path
-        for part in _CODE
-        for path in ([package / part] if part.endswith(".py") else (package / part).rglob("*.py"))
-    )
-    code = {path.relative_to(package).as_posix(): file_sha256(path) for path in files}
     parts = {
         "train": cfg.model_dump(mode="json"),
         "data": data_md5,
-        "manifest": file_sha256(manifest),
+        "manifest": manifest_sha256,
         "parent": parent,
-        "code": code,
+        "code": code_hashes(_CODE),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -261,9 +293,11 @@ class _Observer:
 
     def __init__(self, tracker: tracking.Tracker, cfg: TrainConfig, pictured: set[str], folder: Path) -> None:
         self.tracker, self.cfg, self.pictured, self.folder = tracker, cfg, pictured, folder
+        self.epochs = 0
 
     def epoch_ended(self, row: Mapping[str, float]) -> None:
-        """Log one epoch's numbers."""
+        """Log one epoch's numbers; an epoch that a checkpoint brought is not told."""
+        self.epochs += 1
         self.tracker.log_metrics(
             {name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"])
         )

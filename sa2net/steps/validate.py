@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from sa2net.artifacts import MANIFEST, VALIDATION_PAGE, VALIDATION_REPORT, write_json, write_text
+from sa2net.artifacts import MANIFEST, VALIDATION_PAGE, VALIDATION_REPORT, file_sha256, write_json, write_text
 from sa2net.config import ValidateConfig
 from sa2net.data.examination import Examination, examine
 from sa2net.data.manifest import write_manifest
@@ -55,15 +55,17 @@ def run(
         DataError: A check failed; the message names the files and the cure of every failed check.
         StorageError: The tracking server refuses us.
     """
-    with tracking.step_run("validate", params={"validate": cfg.model_dump(mode="json")}) as tracker:
+    params = {"validate": cfg.model_dump(mode="json")}
+    with tracking.step_run("validate", params=params) as tracker:
         found = examine(cfg, data, data_docs=data_docs, progress=progress)
         _write(found, out)
         for name in (VALIDATION_REPORT, VALIDATION_PAGE):  # of a data set that fails too: a pod takes its folder along
             tracker.log_file(out / name)
         result = _result(found, out)
-        tracker.set_tags({"data_md5": result.data_md5})
+        known = {"data_md5": result.data_md5, "manifest_sha256": file_sha256(result.manifest)}
+        tracker.set_tags(known)
         tracker.log_metrics({"scans": result.scans, "warnings": len(result.warnings)})
-        write_run_json(out, tracker)
+        write_run_json(out, tracker, params=params, **known)
     return result
 
 

@@ -327,7 +327,7 @@ def test_a_fresh_process_predicts_the_same_mask(
     )
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "found.json")
-    expected = Predictor.load(models[0])(scan)
+    expected = Predictor.for_settings(models[0], EvaluateConfig())(scan)
     rows = [*found["table"], *found["list"]]
     assert len(rows) == 3
     for row in rows:
@@ -339,7 +339,7 @@ def test_a_fresh_process_predicts_the_same_mask(
         assert len(row["warnings"]) == sum(not (expected == label).any() for label in (1, 2, 3))
     [spaced] = found["spacing"]
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(spaced["mask"]))))
-    np.testing.assert_array_equal(mask, Predictor.load(models[0])(scan, (0.4, 0.4)))
+    np.testing.assert_array_equal(mask, Predictor.for_settings(models[0], EvaluateConfig())(scan, (0.4, 0.4)))
     assert len(found["faults"]) == 5
     for fault in found["faults"]:
         assert fault.startswith("INVALID_PARAMETER_VALUE row "), fault

@@ -1,82 +1,40 @@
 """A real MLflow server that goes away and comes back: nothing is lost, nothing arrives twice."""
 
-import os
+import importlib.util
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from registry_cases import write_evaluation, write_model_folder
+from servers import Fault, faulty_proxy
+from stoppable_server import StoppableServer
 
 from sa2net.artifacts import folder_sha256
 from sa2net.config import RegisterConfig
 from sa2net.errors import StorageError
-from sa2net.registry import store, tracker, tracking
+from sa2net.registry import runs, store, tracker, tracking
+from sa2net.registry.tags import EXECUTION_OF_STEP_TAG, EXECUTION_TAG, KEY_TAG, STEP_TAG
 from sa2net.registry.versions import resolve
 from sa2net.steps import register
 
 
-class Server:
-    """An `mlflow server` on a free port, with its files in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder = folder
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        log = (self.folder / "server.log").open("ab")
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-        self.process = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=self.folder, env=environment, start_new_session=True
-        )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                urlopen(f"{self.uri}/health", timeout=1).close()
-                return
-            except (URLError, OSError):
-                time.sleep(0.1)
-        raise AssertionError((self.folder / "server.log").read_text()[-3000:])
-
-    def stop(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def freeze(self, stop: bool) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGSTOP if stop else signal.SIGCONT)
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"))
-    # The tables are made here: the server itself would start a worker first, which takes longer.
-    store.client_for(f"sqlite:///{running.folder / 'server.db'}")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoppableServer]:
+    running = StoppableServer(tmp_path_factory.mktemp("server"))
     running.start()
     yield running
     running.stop()
 
 
 @pytest.fixture(autouse=True)
-def environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(server: StoppableServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("SA2NET_VAR", str(tmp_path / "var"))
     monkeypatch.setenv("SA2NET_EXECUTION", tmp_path.name)
@@ -91,7 +49,7 @@ def steps_logged(run_id: str, name: str = "loss") -> list[int]:
     return sorted(item.step for item in store.connect().get_metric_history(run_id, name))
 
 
-def test_a_server_that_hangs_costs_less_than_two_seconds(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_hangs_costs_less_than_two_seconds(server: StoppableServer, tmp_path: Path) -> None:
     with tracking.step_run("train") as run:
         server.freeze(True)
         try:
@@ -105,7 +63,7 @@ def test_a_server_that_hangs_costs_less_than_two_seconds(server: Server, tmp_pat
     assert steps_logged(run.run_id) == list(range(20))
 
 
-def test_a_process_that_is_killed_is_closed_by_the_next_step(server: Server, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_is_closed_by_the_next_step(server: StoppableServer, tmp_path: Path) -> None:
     script = (
         "import os, signal\n"
         "from sa2net.registry import tracking\n"
@@ -126,7 +84,24 @@ def test_a_process_that_is_killed_is_closed_by_the_next_step(server: Server, tmp
     assert not spools(tmp_path)
 
 
-def test_registration_through_a_server(server: Server, tmp_path: Path) -> None:
+def test_a_run_whose_answer_was_lost_is_made_once(server: StoppableServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The parent's: MLflow's client asks again by itself. The step's: the tracker does, when it ends.
+    faults = {0: Fault("lose"), 2: Fault("truncate")}
+    with faulty_proxy(server.uri) as proxy:
+        proxy.choose = lambda _, path, before: faults.get(before) if path.endswith("/runs/create") else None
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.endpoint)
+        with tracking.step_run("train") as run:
+            assert run.run_id == ""
+    assert proxy.count("POST", "/runs/create") == 3
+    client = MlflowClient(server.uri)
+    parent = client.get_run(run.parent_id)
+    experiment, execution = parent.info.experiment_id, parent.data.tags[EXECUTION_TAG]
+    assert len(runs.find(client, experiment, KEY_TAG, run.key)) == 1
+    assert len(runs.find(client, experiment, EXECUTION_TAG, execution)) == 1
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_registration_through_a_server(server: StoppableServer, tmp_path: Path) -> None:
     model = write_model_folder(tmp_path / "network")
     evaluation = write_evaluation(tmp_path / "evaluation", model, np.full((6, 3), 0.9))
     for created in (True, False):
@@ -136,8 +111,60 @@ def test_registration_through_a_server(server: Server, tmp_path: Path) -> None:
     assert list((server.folder / "artifacts").rglob("weights.safetensors"))
 
 
+MOMENTS = {
+    "the upload begins": ("POST", "/logged-models", Fault("lose"), 0.0),
+    "files are uploaded": ("PUT", "/mlflow-artifacts/", Fault("reset"), 1.0),
+    "the version is made": ("POST", "/model-versions/create", Fault("lose"), 0.0),
+    "the version is made and the server is gone": ("POST", "/model-versions/create", Fault("truncate"), 1.0),
+    "the champion is named": ("POST", "/registered-models/alias", Fault("lose"), 1.0),
+}
+"""When -> the first request that goes wrong, how, and the seconds for which the server is away then."""
+QUICK = ("files are uploaded", "the version is made")
+
+
+@pytest.mark.parametrize(
+    "moment", [moment if moment in QUICK else pytest.param(moment, marks=pytest.mark.long) for moment in MOMENTS]
+)
+def test_a_registration_that_is_interrupted_makes_one_version(
+    moment: str, server: StoppableServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, part, fault, seconds = MOMENTS[moment]
+    away = {"until": 0.0}
+
+    def choose(used: str, path: str, _: int) -> Fault | None:
+        if time.monotonic() < away["until"]:
+            return Fault("reset")
+        if away["until"] or used != method or part not in path:
+            return None
+        away["until"] = time.monotonic() + seconds
+        return fault
+
+    model = write_model_folder(tmp_path / "network")
+    evaluation = write_evaluation(tmp_path / "evaluation", model, np.full((6, 3), 0.9))
+    cfg = RegisterConfig(name=f"moment-{list(MOMENTS).index(moment)}", bootstrap_samples=100)
+    with faulty_proxy(server.uri, choose) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.endpoint)
+        try:
+            register.run(cfg, model=model, evaluation=evaluation, out=tmp_path / "out")
+        except StorageError:  # it says so, and the command is repeated
+            time.sleep(seconds)
+        result = register.run(cfg, model=model, evaluation=evaluation, out=tmp_path / "out")
+        assert away["until"], "the request that should go wrong was never made"
+        with tracking.step_run("validate"):
+            pass
+    client = MlflowClient(server.uri)
+    assert [int(item.version) for item in client.search_model_versions(f"name = '{cfg.name}'")] == [1]
+    assert (result.version, result.verdict) == (1, "promote")
+    assert client.get_model_version_by_alias(cfg.name, "champion").version == "1"
+    experiment = client.get_experiment_by_name(store.DEFAULT_EXPERIMENT).experiment_id
+    steps = runs.find(client, experiment, EXECUTION_OF_STEP_TAG, tmp_path.name)
+    assert {step.info.status for step in steps} <= {"FINISHED", "FAILED"}
+    [finished] = [step for step in steps if step.info.status == "FINISHED" and step.data.tags[STEP_TAG] == "register"]
+    assert len(client.get_metric_history(finished.info.run_id, "dice_mean")) == 1
+
+
 def test_nothing_is_lost_or_doubled_when_the_server_dies_and_returns(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: StoppableServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracker, "FIRST_PAUSE", 0.0)
     note = tmp_path / "note.txt"
@@ -209,3 +236,16 @@ def _step_without_server(tmp_path: Path) -> tuple[str, Path]:
     copy = tmp_path / "copy"
     shutil.copytree(header.parent, copy)
     return run.key, copy
+
+
+@pytest.mark.long
+def test_outages_at_random_moments_cost_nothing(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "outage.py"
+    spec = importlib.util.spec_from_file_location("outage_under_test", path)
+    assert spec is not None and spec.loader is not None
+    benchmark = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    outages = benchmark.measure(tmp_path / "outages", rounds=2, down=3.0, epochs=12, seed=1)
+    assert [item.step for item in outages] == ["train", "register"] * 2
+    assert all(item.good for item in outages), benchmark.table(outages)
+    assert all(item.expected > 100 for item in outages if item.step == "train")

@@ -164,7 +164,7 @@ def test_two_nodes_train_what_two_processes_train(
     client = MlflowClient(f"sqlite:///{mount / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("several nodes")
     runs = client.search_runs([experiment.experiment_id])
-    (mine,) = [run for run in runs if "train.epochs" in run.data.params]
+    (mine,) = [run for run in runs if run.data.tags.get("sa2net.step") == "train"]
     assert mine.info.status == "FINISHED"
     (parent,) = [run for run in runs if run.info.run_id == mine.data.tags["mlflow.parentRunId"]]
     assert "run-1" in {parent.info.run_name, *parent.data.tags.values()}

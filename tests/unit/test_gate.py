@@ -18,6 +18,15 @@ from sa2net.registry.gate import decide
 CFG = RegisterConfig(bootstrap_samples=500)
 NO_FLOORS = FloorsConfig(mean=0.0, rib=0.0, thoracic_process=0.0, lumbar_lump=0.0)
 FREE = RegisterConfig(bootstrap_samples=200, floors=NO_FLOORS)
+DICE = st.floats(0.0, 1.0, width=32)
+TABLES = st.integers(2, 12).flatmap(
+    lambda count: st.tuples(
+        *(
+            st.lists(st.tuples(*(DICE | st.just(math.nan) for _ in range(3))), min_size=count, max_size=count)
+            for _ in range(2)
+        )
+    )
+)
 
 
 def table(subjects: int = 20, level: float = 0.8, spread: float = 0.02, seed: int = 0) -> np.ndarray:
@@ -75,6 +84,95 @@ def test_floors_hold_for_a_challenger_too():
     strict = RegisterConfig(bootstrap_samples=500, floors=FloorsConfig(mean=0.99))
     refused = decide(scored_version("b", table() + 0.05), scored_version("a", table()), strict)
     assert refused.verdict == "refuse"
+
+
+# Limits
+
+
+def test_the_limit_of_calibration_acts_like_a_floor():
+    at, above = (scored_version("version 2", table() + 0.03, calibration_error=error) for error in (0.1, 0.100001))
+    champion = scored_version("version 1", table())
+    held = decide(at, champion, CFG)
+    assert held.verdict == "promote"
+    assert check(held, "calibration", "").text == "calibration: expected error 0.100 is within the limit of 0.100."
+    missed = decide(above, champion, CFG)
+    assert missed.verdict == "refuse"
+    assert not check(missed, "calibration", "").holds
+    assert decide(above, None, CFG).verdict == "refuse"
+    row = missed.table[-1]
+    assert (row.subject, row.verdict, row.limit, row.floor) == ("calibration", "above the limit", 0.1, None)
+    assert (row.champion, row.difference) == (0.01, pytest.approx(0.090001))
+
+
+def test_an_unknown_calibration_does_not_hold():
+    unknown = scored_version("version 1", table(), calibration_error=math.nan)
+    decision = decide(unknown, None, CFG)
+    assert decision.verdict == "refuse"
+    assert "not known" in check(decision, "calibration", "").text
+    assert "null" not in json.dumps(decision.to_dict(), allow_nan=False)
+
+
+def test_speed_is_looked_at_only_where_it_has_a_limit():
+    slow = scored_version("version 1", table(), seconds_per_scan=100.0)
+    decision = decide(slow, None, CFG)
+    assert decision.verdict == "promote"
+    assert "speed" not in {reason.check for reason in decision.reasons} | {row.subject for row in decision.table}
+
+
+@pytest.mark.parametrize(("seconds", "holds"), [(0.5, True), (0.500001, False), (math.nan, False)])
+def test_the_limit_of_speed_depends_on_the_machine_and_says_so(seconds, holds):
+    limited = CFG.model_copy(update={"max_seconds_per_scan": 0.5})
+    decision = decide(scored_version("version 1", table(), seconds_per_scan=seconds), None, limited)
+    assert decision.verdict == ("promote" if holds else "refuse")
+    reason = check(decision, "speed", "")
+    assert reason.holds == holds
+    assert "machine" in reason.text
+    if math.isnan(seconds):
+        assert "dvc repro --force --single-item evaluate" in reason.text
+    assert decision.table[-1].subject == "speed"
+
+
+def test_a_champion_below_todays_limits_is_noted_and_blocks_nothing():
+    champion = scored_version("version 1", table(level=0.6), calibration_error=0.3)
+    decision = decide(scored_version("version 2", table(level=0.6) + 0.2), champion, CFG)
+    assert decision.verdict == "promote"
+    note = check(decision, "note", "")
+    assert note.holds
+    assert note.text.startswith("version 1, the champion, does not meet today's floors and limits itself: mean over")
+    assert "0.300 is above the limit" in note.text
+    sound = decide(scored_version("version 2", table() + 0.03), scored_version("version 1", table()), CFG)
+    assert "note" not in {reason.check for reason in sound.reasons}
+
+
+def test_the_unknown_speed_of_a_champion_is_no_note():
+    limited = CFG.model_copy(update={"max_seconds_per_scan": 0.5})
+    quick = scored_version("version 2", table() + 0.03, seconds_per_scan=0.1)
+    decision = decide(quick, scored_version("version 1", table()), limited)
+    assert decision.verdict == "promote"
+    assert "note" not in {reason.check for reason in decision.reasons}
+    slow = decide(quick, scored_version("version 1", table(), seconds_per_scan=0.9), limited)
+    assert "0.900 s a scan is above the limit" in check(slow, "note", "").text
+
+
+# What was rolled back
+
+
+def test_what_was_rolled_back_is_promoted_by_a_person_alone():
+    better, champion = scored_version("version 7", table() + 0.03), scored_version("version 1", table())
+    assert decide(better, champion, CFG).verdict == "promote"
+    decision = decide(better, champion, CFG, withdrawn=True)
+    assert decision.verdict == "refuse"
+    assert decision.reasons[0].check == "withdrawn"
+    assert decision.reasons[0].text.endswith("a person may promote it: sa2net promote sa2net 7.")
+    assert check(decision, "superior", MEAN).holds  # the comparison is there all the same
+    assert decide(better, None, CFG, withdrawn=True).verdict == "refuse"
+
+
+def test_what_was_rolled_back_needs_no_new_scores_of_the_champion():
+    candidate, champion = scored_version("version 7", table()), scored_version("version 1", table(), data="data-2")
+    decision = decide(candidate, champion, CFG, withdrawn=True)
+    assert decision.verdict == "refuse"
+    assert not check(decision, "data", "").holds
 
 
 # Against a champion
@@ -156,9 +254,84 @@ def test_many_scans_of_few_subjects_count_as_few():
     assert decision.verdict == "cannot tell"
 
 
+def test_a_class_on_too_few_subjects_decides_nothing():
+    old, new = table(), table() + 0.03
+    old[:-5, 2], new[:-5, 2] = math.nan, math.nan
+    decision = decide(scored_version("version 2", new), scored_version("version 1", old), CFG)
+    assert decision.verdict == "cannot tell"
+    said = check(decision, "subjects", "lumbar_lump").text
+    assert said == "lumbar lump: 5 subjects are too few for 95% confidence, which needs at least 6."
+
+
+def test_too_few_resamples_are_named_as_such():
+    # 100 resamples of 20 subjects: no p-value below 0.0175, and Holm asks for 0.0167 first.
+    few = CFG.model_copy(update={"bootstrap_samples": 100})
+    pair = scored_version("version 2", table() + 0.03), scored_version("version 1", table())
+    decision = decide(*pair, few)
+    assert decision.verdict == "cannot tell"
+    assert "raise register.bootstrap_samples" in check(decision, "resamples", "").text
+    assert decision.subjects_needed is None
+    assert "undecided" not in {reason.check for reason in decision.reasons}
+
+
+def test_a_class_that_the_candidate_invents_counts_against_it():
+    # Nobody has a lumbar lump on 12 of 20 scans; the candidate finds one there, the champion rightly none.
+    old = table()
+    old[:12, 2] = math.nan
+    new = old + 0.03
+    new[:12, 2] = 0.0
+    decision = decide(
+        scored_version("version 2", new), scored_version("version 1", old), RegisterConfig(floors=NO_FLOORS)
+    )
+    row = next(row for row in decision.table if row.subject == "lumbar_lump")
+    assert row.difference == pytest.approx((12 * -1.0 + 8 * 0.03) / 20, abs=1e-6)
+    assert (row.verdict, decision.verdict) == ("worse", "refuse")
+    mean = next(row for row in decision.table if row.subject == MEAN)
+    expected = [(0.03 + 0.03 - 1.0) / 3] * 12 + [0.03] * 8
+    assert mean.difference == pytest.approx(np.mean(expected), abs=1e-6)
+    swapped = decide(
+        scored_version("version 2", old), scored_version("version 1", new), RegisterConfig(floors=NO_FLOORS)
+    )
+    assert next(row for row in swapped.table if row.subject == "lumbar_lump").difference == -row.difference
+
+
+def test_each_line_says_what_it_means():
+    change = np.array([0.10, 0.10, -0.05])
+    decision = decide(scored_version("version 2", table() + change), scored_version("version 1", table()), CFG)
+    words = {row.subject: row.verdict for row in decision.table}
+    assert words == {
+        MEAN: "better", "rib": "not worse", "thoracic_process": "not worse", "lumbar_lump": "worse",
+        "calibration": "within the limit",
+    }  # fmt: skip
+    low = decide(
+        scored_version("version 2", table() + np.array([0.1, 0.1, -0.2])), scored_version("version 1", table()), CFG
+    )
+    assert {row.subject: row.verdict for row in low.table}["lumbar_lump"] == "below the floor"
+    few = decide(scored_version("b", table(5) + 0.1), scored_version("a", table(5)), CFG)
+    assert [row.verdict for row in few.table[:4]] == ["cannot tell"] * 4
+
+
+def test_a_loss_in_one_of_many_classes_is_no_refusal_by_chance():
+    # Each class alone is shown worse than the margin in 5 % of cases at -margin; Holm keeps it at 5 % for all three.
+    rng = np.random.default_rng(11)
+    champion, refused, alone = scored_version("a", table(30)), 0, 0
+    for _ in range(300):
+        change = rng.normal(-CFG.margin, 0.03, (30, 3))
+        change[:, 0] += 3 * CFG.margin  # the mean is no worse, two classes are exactly at the margin
+        decision = decide(scored_version("b", table(30) + change), champion, FREE)
+        rows = {row.subject: row for row in decision.table}
+        refused += decision.verdict == "refuse"
+        alone += any(rows[name].upper < -CFG.margin for name in ("thoracic_process", "lumbar_lump"))
+    assert alone / 300 > 0.07
+    assert refused / 300 < 0.065
+
+
 def test_same_weights_are_recognised_whatever_the_scores():
     decision = decide(scored_version("b", table() + 0.1, sha="x"), scored_version("a", table(), sha="x"), CFG)
-    assert decision.verdict == "same weights"
+    assert decision.verdict == "cannot tell"
+    assert decision.subjects_needed is None
+    assert check(decision, "identity", "").text == "b has the very weights of the champion, a: the champion stays."
+    assert {row.verdict for row in decision.table} == {"same weights"}
 
 
 @pytest.mark.parametrize(
@@ -193,6 +366,32 @@ def test_holm_is_stricter_than_each_class_alone():
     assert decision.verdict == "cannot tell"
 
 
+@pytest.mark.parametrize(
+    ("truth", "most"), [((0.0, 0.0, 0.0), 0.08), ((0.04, 0.04, -0.02), 0.08), ((-0.01,) * 3, 0.01)]
+)
+def test_chance_promotes_no_more_often_than_the_confidence_allows(truth, most):
+    # A tie in all classes; two classes better and one worse by exactly the margin; a little worse in all.
+    rng = np.random.default_rng(21)
+    promoted = 0
+    for _ in range(400):
+        champion = rng.normal(0.85, 0.04, (12, 3))
+        change = truth + 0.02 * (rng.normal(size=(12, 1)) + rng.normal(size=(12, 3)))
+        pair = scored_version("b", champion + change), scored_version("a", champion)
+        promoted += decide(*pair, CFG).verdict == "promote"
+    assert promoted / 400 <= most
+    assert promoted > 0 or most < 0.05
+
+
+@settings(max_examples=60, deadline=None)
+@given(TABLES)
+def test_what_would_tell_is_more_than_there_is(tables):
+    decision = decide(scored_version("a", tables[0]), scored_version("b", tables[1]), FREE)
+    if decision.subjects_needed is not None:
+        assert decision.verdict == "cannot tell"
+        assert decision.subjects_needed > decision.subjects
+        assert f"about {decision.subjects_needed} subjects" in check(decision, "undecided", "").text
+
+
 # The document
 
 
@@ -201,8 +400,11 @@ def test_the_decision_is_a_json_document_and_the_same_each_time():
     first, second = (json.dumps(decide(*pair, CFG).to_dict(), allow_nan=False) for _ in range(2))
     assert first == second
     document = json.loads(first)
-    assert document["schema_version"] == 1
-    assert [row["subject"] for row in document["table"]] == [MEAN, *(item.name for item in FOREGROUND)]
+    assert document["schema_version"] == 2
+    assert [row["subject"] for row in document["table"]] == [MEAN, *(item.name for item in FOREGROUND), "calibration"]
+    assert all(row["verdict"] for row in document["table"])
+    assert (document["confidence"], document["margin"], document["phantom"]) == (0.95, 0.02, False)
+    assert document["champion_sha256"] == "sha of version 1"
     assert all(reason["text"].endswith(".") for reason in document["reasons"])
 
 
@@ -227,16 +429,6 @@ def test_rows_of_a_table_become_scans_in_order():
 
 
 # Whatever the scores are
-
-DICE = st.floats(0.0, 1.0, width=32)
-TABLES = st.integers(2, 12).flatmap(
-    lambda count: st.tuples(
-        *(
-            st.lists(st.tuples(*(DICE | st.just(math.nan) for _ in range(3))), min_size=count, max_size=count)
-            for _ in range(2)
-        )
-    )
-)
 
 
 @settings(max_examples=60, deadline=None)

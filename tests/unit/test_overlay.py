@@ -1,10 +1,26 @@
 """What the overlay pictures show, pixel by pixel."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
-from sa2net.evaluation.overlay import CONFUSED, FALSE, IGNORED, MISSED, draw_mask, draw_overlay
+from sa2net.evaluation.overlay import (
+    CONFUSED,
+    FALSE,
+    GAINED,
+    IGNORED,
+    LOST,
+    MISSED,
+    STILL_WRONG,
+    draw_change,
+    draw_mask,
+    draw_overlay,
+    jpeg_uri,
+)
 
 HEIGHT, WIDTH = 300, 260
 
@@ -19,12 +35,12 @@ def masks():
     return truth, prediction
 
 
-def panels(picture):
-    """The three panels without titles and legends: their own pixels only."""
+def panels(picture, count=3):
+    """The panels without titles and legends: their own pixels only."""
     body = picture[-HEIGHT:]
-    column = (body.shape[1] + 8) // 3
+    column = (body.shape[1] + 8) // count
     left = (column - 8 - WIDTH) // 2
-    return [body[:, index * column + left :][:, :WIDTH] for index in range(3)]
+    return [body[:, index * column + left :][:, :WIDTH] for index in range(count)]
 
 
 def reddish(pixel, colour):
@@ -100,3 +116,37 @@ def test_sizes_must_agree():
         draw_overlay(scan, scan, scan.T.copy())
     with pytest.raises(ValueError):
         draw_mask(scan, scan.T.copy())
+
+
+def test_changes_tell_who_was_right():
+    truth, _ = masks()
+    truth[250:260, :] = IGNORE_INDEX
+    first, second = truth.copy(), truth.copy()
+    first[truth == IGNORE_INDEX] = second[truth == IGNORE_INDEX] = 0
+    first[20:40, 20:80] = 0  # A misses, B finds
+    second[60:80, 20:80] = 2  # B takes it for another class, A is right
+    first[130:150, 20:80], second[130:150, 20:80] = 1, 2  # neither, in two ways
+    first[160:170, 20:80] = second[160:170, 20:80] = 1  # neither, in the same way
+    first[250:260, 20:80] = 1  # nobody knows
+    scan = np.full((HEIGHT, WIDTH), 100, dtype=np.uint8)
+    shown, one, two, changes = panels(draw_change(scan, truth, first, second, names=("A", "B")), count=4)
+    assert reddish(changes[30, 50], GAINED)
+    assert reddish(changes[70, 50], LOST)
+    assert reddish(changes[140, 50], STILL_WRONG)
+    assert changes[165, 50].tolist() == [50, 50, 50]
+    assert changes[200, 200].tolist() == [50, 50, 50]
+    assert {tuple(pixel) for pixel in changes[255, 20:80]} == {IGNORED, (50, 50, 50)}
+    assert shown[50, 50].tolist() == [100, 100, 100]
+    assert one[30, 50].tolist() == [100, 100, 100] != two[30, 50].tolist()  # tinted where it is predicted
+    with pytest.raises(ValueError, match="differ in size"):
+        draw_change(scan, truth, first, second[:-1], names=("A", "B"))
+
+
+def test_a_picture_for_a_page_is_nearly_the_same():
+    picture = np.zeros((40, 30, 3), dtype=np.uint8)
+    picture[10:20, 5:25] = FOREGROUND[0].colour
+    kind, _, text = jpeg_uri(picture).partition(",")
+    assert kind == "data:image/jpeg;base64"
+    read = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+    assert read.shape == picture.shape
+    assert np.abs(read.astype(int) - picture).mean() < 3

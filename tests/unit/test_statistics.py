@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sa2net.evaluation import statistics
 from sa2net.evaluation.statistics import (
     holm,
     mean_interval,
     paired_bootstrap,
     paired_lower_bound,
+    smallest_p_value,
     subjects_needed,
 )
 
@@ -142,6 +144,70 @@ def test_p_value_and_lower_bound_say_the_same():
     assert verdicts == {True, False}
 
 
+def test_upper_bound_is_the_lower_bound_from_the_other_side():
+    candidate, champion = np.random.default_rng(6).uniform(0.5, 0.9, (2, 15))
+    subjects = [f"s{index}" for index in range(15)]
+    pair = paired_bootstrap(candidate, champion, subjects, samples=1000, seed=0)
+    swapped = paired_bootstrap(champion, candidate, subjects, samples=1000, seed=0)
+    assert pair.upper_bound(0.95) == -swapped.lower_bound(0.95)
+    assert pair.reversed().p_value(0.0) == swapped.p_value(0.0)
+    assert pair.two_sided_p_value() == swapped.two_sided_p_value()
+    low, high = pair.interval(0.9).low, pair.interval(0.9).high
+    assert (low, high) == (pair.lower_bound(0.95), pair.upper_bound(0.95))
+
+
+def test_a_difference_of_one_subject_says_nothing():
+    pair = paired_bootstrap([0.9], [0.8], ["a"], samples=100, seed=0)
+    assert pair.upper_bound() == math.inf
+    assert pair.two_sided_p_value() == 1.0
+    assert math.isnan(pair.interval().low)
+
+
+def test_no_p_value_is_below_the_smallest():
+    pair = paired_bootstrap([0.9] * 8, [0.1] * 8, [f"s{index}" for index in range(8)], samples=100, seed=0)
+    # (1 + 0) of (1 + 100): z = -2.330, / sqrt(8 / 7) = -2.180, t with 7 degrees of freedom: 0.0329.
+    assert smallest_p_value(100, 8) == pytest.approx(0.0329, abs=2e-4)
+    assert pair.p_value(0.0) == smallest_p_value(100, 8)
+    assert smallest_p_value(100, 1) == 1.0
+
+
+def test_resamples_drawn_at_once_and_in_pieces_are_the_same(monkeypatch):
+    values, subjects = np.random.default_rng(7).uniform(size=9), [f"s{index}" for index in range(9)]
+    whole = paired_bootstrap(values, np.zeros(9), subjects, samples=500, seed=3).draws
+    monkeypatch.setattr(statistics, "_CHUNK", 900)
+    pieces = paired_bootstrap(values, np.zeros(9), subjects, samples=500, seed=3).draws
+    np.testing.assert_array_equal(whole, pieces)
+
+
+FALSE_ALARMS = {
+    # At 5 %. Symmetric differences keep the level from six subjects on. Where the candidate mostly gains a little and
+    # sometimes loses much, few subjects may not show a loss: the level is exceeded, less with more subjects.
+    ("normal", 6): (0.03, 0.07),
+    ("normal", 10): (0.03, 0.07),
+    ("normal", 30): (0.03, 0.07),
+    ("heavy tails", 10): (0.03, 0.07),
+    ("losses", 10): (0.06, 0.13),
+    ("losses", 100): (0.03, 0.08),
+    ("gains", 10): (0.01, 0.04),
+}
+
+
+@pytest.mark.parametrize(("shape", "count"), FALSE_ALARMS)
+def test_how_often_chance_looks_better(shape, count):
+    generator = np.random.default_rng(9)
+    draw = {
+        "normal": lambda: generator.normal(0.0, 1.0, count),
+        "heavy tails": lambda: generator.standard_t(3, count),
+        "losses": lambda: 2.0 - generator.gamma(2.0, 1.0, count),
+        "gains": lambda: generator.gamma(2.0, 1.0, count) - 2.0,
+    }[shape]
+    subjects, nothing = [f"{index:03d}" for index in range(count)], np.zeros(count)
+    pairs = [paired_bootstrap(draw(), nothing, subjects, samples=1000, seed=0) for _ in range(1200)]
+    low, high = FALSE_ALARMS[shape, count]
+    assert low <= np.mean([pair.p_value(0.0) <= 0.05 for pair in pairs]) <= high
+    assert low <= np.mean([pair.lower_bound(0.95) > 0.0 for pair in pairs]) <= high
+
+
 def test_holm_by_hand():
     # Sorted 0.01, 0.03, 0.04 times 3, 2, 1; the last may not be smaller than the one before.
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -156,11 +222,22 @@ def test_holm_never_shrinks_and_never_beats_bonferroni(p_values):
 
 
 def test_subjects_needed_by_hand():
-    # Mean 0.01 and standard deviation 0.05: ((1.644854 + 0.841621) * 0.05 / 0.01)^2 = 154.6.
+    # Mean 0.01 and standard deviation 0.05: ((1.644854 + 0.841621) * 0.05 / 0.01)^2 + 1.644854^2 / 2 = 154.56 + 1.35.
     spread = 0.05 / math.sqrt(2)
-    assert subjects_needed([0.01 - spread, 0.01 + spread], ["a", "b"]) == 155
-    # A margin of 0.04 makes the effect five times as large: 6.18.
-    assert subjects_needed([0.01 - spread, 0.01 + spread], ["a", "b"], margin=0.04) == 7
+    assert subjects_needed([0.01 - spread, 0.01 + spread], ["a", "b"]) == 156
+    # A margin of 0.04 makes the effect five times as large: 6.18 + 1.35.
+    assert subjects_needed([0.01 - spread, 0.01 + spread], ["a", "b"], margin=0.04) == 8
+
+
+def test_so_many_subjects_do_settle_it_four_times_in_five():
+    # Exactly what it was computed for: one-sided t test, mean / sd = 0.5, power 80 %: 27 subjects (26.1).
+    sample = np.array([-1.0, 1.0] * 50)
+    sample = 0.5 + sample / sample.std(ddof=1)
+    number = subjects_needed(sample, [str(index) for index in range(100)])
+    assert number == 27
+    trials = np.random.default_rng(4).normal(0.5, 1.0, (20_000, number))
+    t_values = trials.mean(axis=1) / (trials.std(axis=1, ddof=1) / math.sqrt(number))
+    assert 0.80 <= (t_values > 1.70562).mean() <= 0.83  # t(0.95, 26)
 
 
 @pytest.mark.parametrize("differences", [[-0.01, -0.02, 0.0], [0.0, 0.0], [0.5], [math.nan, 0.3]])

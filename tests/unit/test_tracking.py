@@ -18,9 +18,11 @@ from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 
 from sa2net.artifacts import read_json
 from sa2net.errors import ConfigError, DataError, StorageError
-from sa2net.registry import execution, store, tracking
+from sa2net.registry import alive, execution, runs, store, tracking
 from sa2net.registry.execution import Execution, is_dvc
-from sa2net.registry.spool import EXECUTION_TAG, PARENT_TAG, Call, Header, Spool
+from sa2net.registry.runs import Header
+from sa2net.registry.spool import Call, Spool
+from sa2net.registry.tags import ENDED_TAG, ERROR_TAG, EXECUTION_TAG, NOTE_TAG, PARENT_TAG, REGISTERED_TAG, VERDICT_TAG
 from sa2net.registry.tracker import flatten
 
 
@@ -150,6 +152,10 @@ def test_which_commands_are_an_execution(command: str, expected: bool):
 def test_what_is_handed_in_comes_first(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SA2NET_EXECUTION", "nightly")
     assert execution.current() == Execution(key="nightly", name="nightly")
+    monkeypatch.setenv("SA2NET_EXECUTION", "it's mine")  # MLflow's queries know no way to write a quote
+    assert execution.current().key == "its mine"
+    monkeypatch.setenv("SA2NET_EXECUTION", "0b2c7a52-3f0e-4a63-9a3c-6a1de07b6a55")  # Kubeflow's: no name for people
+    assert execution.current() == Execution(key="0b2c7a52-3f0e-4a63-9a3c-6a1de07b6a55")
     monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
     assert execution.current() == Execution(run_id="abc")
 
@@ -185,6 +191,8 @@ def test_a_step_alone_is_a_run_of_its_own(var: Path, client: MlflowClient):
     assert stored.info.status == "FINISHED"
     assert stored.data.params == {"model.depth": "2", "scales": "[1.0, 0.5]"}
     assert (stored.data.tags["colour"], stored.data.tags["sa2net.step"]) == ("3", "train")
+    assert stored.data.tags[ENDED_TAG] == "FINISHED"
+    assert stored.info.run_name.startswith("train 20")
     assert len(stored.data.tags["sa2net.lock_sha256"]) == 64
     assert PARENT_TAG not in stored.data.tags
     assert [(item.step, item.value) for item in client.get_metric_history(run.run_id, "loss")] == [(1, 0.5), (2, 0.25)]
@@ -293,6 +301,43 @@ def test_the_parent_of_an_execution_that_never_came_to_its_last_step_is_ended(
     assert not list((var / "spool").glob("execution-*.json"))
 
 
+def test_a_run_that_was_killed_while_it_ended_ends_as_it_said(client: MlflowClient, monkeypatch: pytest.MonkeyPatch):
+    with tracking.step_run("train") as run:
+        pass
+    client.update_run(run.run_id, status="RUNNING")  # as it is between the tag and the status
+    monkeypatch.setattr(alive, "SILENT_STEP", -1.0)
+    alive.close_silent_runs(client, store.experiment_id(client))
+    stored = client.get_run(run.run_id)
+    assert (stored.info.status, stored.data.tags.get(ERROR_TAG)) == ("FINISHED", None)
+
+
+def test_the_late_end_of_a_first_attempt_leaves_the_second_alone(client: MlflowClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SA2NET_EXECUTION", "twice")
+    with tracking.step_run("train") as first:
+        pass
+    time.sleep(0.01)
+    with tracking.step_run("register") as second:
+        pass
+    header = Header("train", "", int(first.started * 1000), execution.current(), key=first.key)
+    header.run_id, header.parent_id = first.run_id, first.parent_id
+    runs.end(client, header, "KILLED", int(time.time() * 1000), "found dead later")
+    assert client.get_run(first.run_id).info.status == "KILLED"
+    parent = client.get_run(second.parent_id)
+    assert (parent.info.status, parent.data.tags.get(ERROR_TAG)) == ("FINISHED", None)
+    assert "train](#" in parent.data.tags[NOTE_TAG] and "killed" in parent.data.tags[NOTE_TAG]
+
+
+def test_a_step_is_sent_to_the_experiment_that_it_was_started_for(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+):
+    number = client.create_experiment("where it began")
+    begun = Header("train", store.tracking_uri(), 1, Execution(), experiment_name="where it began")
+    Spool.create(begun).release()
+    assert store.experiment_id(client) != number
+    tracking.send_abandoned(client)
+    assert len(runs.find(client, number, "sa2net.key", begun.key)) == 1
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_server_that_refuses_us_ends_the_step_before_it_starts(
     status: int, var: Path, monkeypatch: pytest.MonkeyPatch
@@ -315,6 +360,86 @@ def test_a_server_that_refuses_us_ends_the_step_before_it_starts(
         server.shutdown()
     assert "secret" not in str(caught.value)
     assert not spools(var)
+
+
+# What people see of it
+
+
+def test_parents_compare_in_one_table(client: MlflowClient, monkeypatch: pytest.MonkeyPatch):
+    parents = {}
+    for name, rate in (("calm-cat", 0.1), ("brave-bat", 0.2)):
+        monkeypatch.setenv("SA2NET_EXECUTION", name)
+        settings = {"train": {"learning_rate": rate, "model": {"channels": 48}}}
+        with tracking.step_run("train", params=settings, tags={"data_md5": f"{name}.dir"}) as train:
+            train.log_headline({"val_dice_mean": 0.5}, step=1)
+            train.log_headline({"val_dice_mean": 0.6}, step=2)
+        with tracking.step_run("register", params={"register": {"margin": 0.02}}) as last:
+            last.set_tags({REGISTERED_TAG: "sa2net/7", VERDICT_TAG: "promote", "phantom": True, "colour": "grey"})
+        parents[name] = client.get_run(train.parent_id)
+        assert client.get_run(train.run_id).info.run_name == f"train {name}"
+    first, second = (parent.data for parent in parents.values())
+    assert (
+        first.params.keys()
+        == second.params.keys()
+        == {"train.learning_rate", "train.model.channels", "register.margin"}
+    )
+    assert {name for name in first.params if first.params[name] != second.params[name]} == {"train.learning_rate"}
+    assert first.metrics == second.metrics == {"val_dice_mean": 0.6}
+    for name, parent in parents.items():
+        assert parent.data.tags["data_md5"] == f"{name}.dir"
+        assert (parent.data.tags[REGISTERED_TAG], parent.data.tags["phantom"]) == ("sa2net/7", "True")
+        assert "colour" not in parent.data.tags
+        [dataset] = parent.inputs.dataset_inputs
+        assert (dataset.dataset.name, dataset.dataset.digest) == ("data", f"{name}.dir"[:12])
+
+
+def test_a_parent_keeps_the_first_values_where_a_step_is_tried_with_others(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, var: Path
+):
+    monkeypatch.setenv("SA2NET_EXECUTION", "changed")
+    refused = var / "spool" / "refused.jsonl"
+    before = refused.read_text() if refused.exists() else ""
+    for rate in (0.1, 0.2):
+        with tracking.step_run("train", params={"learning_rate": rate}) as run:
+            pass
+        assert client.get_run(run.run_id).data.params["learning_rate"] == str(rate)
+    assert client.get_run(run.parent_id).data.params["learning_rate"] == "0.1"
+    assert (refused.read_text() if refused.exists() else "") == before
+
+
+def test_descriptions_link_what_belongs_together(client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SA2NET_EXECUTION", "linked")
+    page = tmp_path / "report.html"
+    page.write_text("<p>scores</p>")
+    with tracking.step_run("evaluate", tags={"data_md5": "0123456789abcdef"}) as evaluate:
+        evaluate.log_file(page)
+        evaluate.log_headline({"test_dice_mean": 0.8431})
+        running = client.get_run(evaluate.run_id).data.tags[NOTE_TAG]
+    with tracking.step_run("register") as last:
+        last.set_tags({REGISTERED_TAG: "sa2net/7", VERDICT_TAG: "promote", "phantom": "True"})
+    experiment = store.experiment_id(client)
+    here = f"#/experiments/{experiment}/runs"
+    assert running.startswith(f"Step evaluate, part of [linked]({here}/{evaluate.parent_id})")
+    step, parent = (client.get_run(run_id).data.tags[NOTE_TAG] for run_id in (evaluate.run_id, last.parent_id))
+    assert f"[report.html]({here}/{evaluate.run_id}/artifacts/report.html)" in step
+    assert "data `0123456789ab`" in step
+    first, second, third = parent.split("\n\n")
+    assert first == "version [sa2net/7](#/models/sa2net/versions/7): **promote** · test Dice 0.843 on phantoms"
+    assert second == (
+        f"Steps: [evaluate]({here}/{evaluate.run_id}) ([report.html]({here}/{evaluate.run_id}/artifacts/report.html)), "
+        f"[register]({here}/{last.run_id})"
+    )
+    assert third.startswith("data `0123456789ab` · code `") and third.endswith("research use only")
+
+
+def test_a_description_that_a_person_edited_stays(client: MlflowClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SA2NET_EXECUTION", "edited")
+    with tracking.step_run("train") as train:
+        client.set_tag(train.parent_id, NOTE_TAG, "my own words")
+    with tracking.step_run("register") as last:
+        pass
+    assert client.get_run(last.parent_id).data.tags[NOTE_TAG] == "my own words"
+    assert client.get_run(last.run_id).data.tags[NOTE_TAG].startswith("Step register, part of [edited]")
 
 
 # What is told

@@ -23,7 +23,6 @@ FOLDER = "scans"
 
 OVERLAY_SUFFIX = "_overlay"
 FAULT_SUFFIX = ".fault"
-INTENDED_USE = "research only"
 READERS = 16
 """Results that are looked at side by side."""
 

@@ -14,10 +14,10 @@ from typing import Any
 from sa2net.artifacts import folder_sha256
 from sa2net.data.store.objects import ObjectStore, StoredObject, TransientError
 from sa2net.errors import ConfigError, DataError, StorageError
+from sa2net.inference.description import INTENDED_USE
 from sa2net.inference.predictor import Predictor
 from sa2net.registry.versions import resolve
 from sa2net.steps.batch.results import (
-    INTENDED_USE,
     BatchPlan,
     PlannedScan,
     ResultFiles,

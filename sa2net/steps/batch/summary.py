@@ -20,8 +20,8 @@ from sa2net.anatomy import CLASSES
 from sa2net.artifacts import write_json, write_text
 from sa2net.data.store.objects import ObjectStore
 from sa2net.errors import ClusterError, DataError, StorageError
+from sa2net.inference.description import INTENDED_USE
 from sa2net.steps.batch.results import (
-    INTENDED_USE,
     READERS,
     BatchPlan,
     PlannedScan,
