@@ -2,7 +2,8 @@
 
 Every round trains the same tiny network with the real command, and registers it under a name of its own; in each of the two
 the server is killed at a random moment, and started again after a while. The moments are drawn over the time that the
-run took undisturbed. At the end one more step runs, as on any machine, and then MLflow is read:
+run took undisturbed; where the run has ended by then, the step runs again. At the end one more step runs, as on any
+machine, and then MLflow is read:
 
 - the metrics of each run are held against those of the undisturbed run: the same names, steps and values, each once
   (of those that measure time, names and steps);
@@ -15,6 +16,7 @@ A command that gives up is repeated once, as its message says; its exit codes st
 """
 
 import argparse
+import itertools
 import os
 import random
 import subprocess
@@ -60,18 +62,20 @@ class Outage:
     Attributes:
         round: Counted from 1.
         step: In the middle of which step.
+        name: Of the execution, and of the registered model.
         after: Seconds of the run until the server was killed.
         down: Seconds until it answered again.
         codes: Exit codes of the command; a second one if it had to be repeated.
         expected: Metric values of the undisturbed run.
         found: Of these found in the run that finished.
         extra: Values that should not be there, or are there twice.
-        versions: Versions of the name.
+        versions: Versions of the name; a training makes none.
         still_open: Runs of the execution that are RUNNING.
     """
 
     round: int
     step: str
+    name: str
     after: float
     down: float = 0.0
     codes: list[int] = field(default_factory=list)
@@ -82,15 +86,11 @@ class Outage:
     still_open: int = 0
 
     @property
-    def name(self) -> str:
-        """Of the execution, and of the registered model."""
-        return f"round-{self.round}"
-
-    @property
     def good(self) -> bool:
         """Whether all is there once, and nothing is left open."""
         whole = self.expected == self.found > 0 and self.extra == 0
-        return whole and self.versions == 1 and self.still_open == 0 and self.codes[-1] == 0
+        once = self.versions == (1 if self.step == "register" else 0)
+        return whole and once and self.still_open == 0 and self.codes[-1] == 0
 
 
 class Line:
@@ -145,8 +145,12 @@ class Line:
         return found
 
 
-def stop_in_the_middle(line: Line, outage: Outage, down: float) -> None:
-    """Run a step, kill the server in its middle, and start it again."""
+def stop_in_the_middle(line: Line, outage: Outage, down: float) -> bool:
+    """Run a step, kill the server in its middle, and start it again.
+
+    Returns:
+        Whether the run had not ended before; a run takes longer at one time than at another.
+    """
     process = line.start(outage.step, outage.name)
     deadline = time.monotonic() + PATIENCE
     while not line.runs(outage.name, outage.step):
@@ -154,6 +158,9 @@ def stop_in_the_middle(line: Line, outage: Outage, down: float) -> None:
             raise RuntimeError(f"{outage.step} did not begin: {(line.folder / 'commands.log').read_text()[-2000:]}")
         time.sleep(0.05)
     time.sleep(outage.after)
+    if not any(run.info.status == "RUNNING" for run in line.runs(outage.name, outage.step)):
+        process.wait(PATIENCE)
+        return False
     stopped = time.monotonic()
     line.server.stop()
     time.sleep(down)
@@ -162,6 +169,7 @@ def stop_in_the_middle(line: Line, outage: Outage, down: float) -> None:
     outage.codes.append(process.wait(PATIENCE))
     if outage.codes[-1]:
         outage.codes.append(line.run(outage.step, outage.name))
+    return True
 
 
 def judge(line: Line, outage: Outage, wanted: History) -> None:
@@ -210,13 +218,13 @@ def measure(folder: Path, *, rounds: int, down: float, epochs: int, seed: int) -
         outages = []
         for number in range(1, rounds + 1):
             for step, (_, seconds) in references.items():
-                outage = Outage(number, step, random_moment.uniform(0.0, seconds))
-                stop_in_the_middle(line, outage, down)
-                print(
-                    f"{outage.name} {step}: {outage.after:.1f} s, exit codes {outage.codes}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                for attempt in itertools.count(1):
+                    name = f"{step}-{number}-{attempt}"
+                    outage = Outage(number, step, name, random_moment.uniform(0.0, seconds))
+                    if stop_in_the_middle(line, outage, down):
+                        break
+                said = f"{name}: killed after {outage.after:.1f} s, exit codes {outage.codes}"
+                print(said, file=sys.stderr, flush=True)
                 outages.append(outage)
         if line.run("validate", "afterwards"):  # the next step on this machine sends what is left
             raise RuntimeError("validate failed")
@@ -235,7 +243,7 @@ def table(outages: Sequence[Outage]) -> str:
         codes = ", then ".join(map(str, item.codes))
         lines.append(
             f"| {item.round} | {item.step} | {item.after:.1f} | {item.down:.0f} | {codes} | {item.expected} | {item.found} "
-            f"| {item.extra} | {item.versions} | {item.still_open} | {'good' if item.good else 'BAD'} |"
+            f"| {item.extra} | {item.versions or ''} | {item.still_open} | {'good' if item.good else 'BAD'} |"
         )
     return "\n".join(lines)
 

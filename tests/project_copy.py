@@ -26,6 +26,7 @@ SETTINGS = [
     "evaluate.threads=1",
     "evaluate.bootstrap_samples=200",
     "register.bootstrap_samples=500",
+    "register.max_calibration_error=1",
     *(f"register.floors.{name}=0" for name in ("mean", "rib", "thoracic_process", "lumbar_lump")),
 ]
 

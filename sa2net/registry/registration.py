@@ -138,8 +138,6 @@ def _register(
             **candidate.tags(),
             "revision": facts.revision.commit,
             "dirty": str(facts.revision.dirty).lower(),
-            "training_run": scored.run_of(client, model, "train"),
-            "evaluation_run": scored.run_of(client, candidate.folder, "evaluate"),
             "register_run": tracker.run_id,
         }
         version = register_version(client, model, name=cfg.name, run_id=tracker.run_id, tags=known)

@@ -19,7 +19,6 @@ from sa2net.anatomy import FOREGROUND
 from sa2net.artifacts import (
     DECISION,
     PER_SCAN,
-    RUN_JSON,
     SCORES,
     TIMING_JSON,
     Estimate,
@@ -34,7 +33,6 @@ from sa2net.config import RegisterConfig
 from sa2net.errors import DataError
 from sa2net.registry import decision_page, store
 from sa2net.registry.decision import Decision, ScoredVersion
-from sa2net.registry.spool import KEY_TAG
 from sa2net.registry.versions import Version
 
 SCORED_RUN_TAG = "scored_run"
@@ -215,22 +213,6 @@ def _tagged_decision(version: Version) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) and "verdict" in content else None
-
-
-def run_of(client: MlflowClient, folder: Path, step: str) -> str:
-    """The run that made a folder, from the `run.json` in it or beside it; empty if that is not known."""
-    for place in (folder, folder.parent):
-        if not (place / RUN_JSON).is_file():
-            continue
-        content = read_json(place / RUN_JSON)
-        if content.get("step") != step:
-            continue
-        key = str(content.get("run_key", "")).replace("'", "")
-        if content.get("run_id") or not key:
-            return str(content.get("run_id", ""))
-        found = client.search_runs([store.experiment_id(client)], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        return found[0].info.run_id if found else ""
-    return ""
 
 
 def describe(evaluation: Evaluation, decision: Decision, revision: str) -> str:

@@ -1,5 +1,6 @@
 """From real steps to a registered version, and from its name back to everything that made it."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -245,6 +246,14 @@ def test_a_version_whose_runs_were_all_deleted(build: Path, client: MlflowClient
     assert found.evaluation is None and not found.decision
     assert found.provenance.training.run_id == run_id  # found by the content that it made
     assert "scores       unknown" in lineage.draw(found)
+
+
+def test_runs_have_the_ids_of_the_versions_tags(found: Lineage, client: MlflowClient, tmp_path: Path) -> None:
+    """A registry that was restored elsewhere has other ids than the document that was kept with it."""
+    tags = {**found.version.tags, "training_run": "7" * 32, "evaluation_run": ""}
+    again = lineage.read(client, dataclasses.replace(found.version, tags=tags), tmp_path / "again").provenance
+    assert again.training == found.provenance.training.model_copy(update={"run_id": "7" * 32})
+    assert again.evaluation == found.provenance.evaluation
 
 
 def test_a_version_is_found_by_name_identity_and_folder(

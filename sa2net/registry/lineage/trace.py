@@ -139,13 +139,14 @@ def read(client: MlflowClient, version: Version, scratch: Path) -> Lineage:
     """
     evaluation = _first_evaluation(client, version, scratch)
     run_id = version.tags.get(RUN_TAG, "")
-    found = _kept(client, run_id)
-    if found is None:  # registered by an earlier version of this project, or its run is gone
+    kept = _kept(client, run_id)
+    if kept is not None:
+        found = _as_tagged(kept, version)
+    else:  # registered by an earlier version of this project, or its run is gone
         runs = {step: version.tags.get(f"{name}_run", "") for step, name in _RUNS.items()}
         model = download(client, version, scratch / "model")
         folder = None if evaluation is None else evaluation.folder
         found = provenance.collect(client, model, folder, runs=runs)
-    found = _as_tagged(found, version)
     made = client.get_model_version(version.name, str(version.number))
     log = audit.read_log(client, version.name)
     return Lineage(
