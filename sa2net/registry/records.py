@@ -113,7 +113,7 @@ def kept_text(client: MlflowClient, run_id: str, path: str) -> str | None:
         with tempfile.TemporaryDirectory(prefix="sa2net-") as scratch:
             return Path(client.download_artifacts(run_id, path, scratch)).read_bytes().decode("utf-8")
     except Exception as error:
-        if store.is_refused(error) or isinstance(error, (OSError, UnicodeDecodeError)):
+        if store.is_gone(error) or isinstance(error, (OSError, UnicodeDecodeError)):
             return None
         raise
 
@@ -146,7 +146,7 @@ def _get_run(client: MlflowClient, run_id: str) -> Run | None:
     try:
         return client.get_run(run_id) if run_id else None
     except MlflowException as error:
-        if store.is_absent(error):
+        if store.is_gone(error):
             return None
         raise
 

@@ -162,7 +162,7 @@ def kept_evaluation(client: MlflowClient, version: Version, scratch: Path) -> Ev
     except DataError:
         return None
     except Exception as error:
-        if store.is_refused(error) or isinstance(error, OSError):
+        if store.is_gone(error) or isinstance(error, OSError):
             return None
         raise
 
@@ -201,7 +201,7 @@ def kept_decision(client: MlflowClient, version: Version, key: str) -> dict[str,
     except (DataError, KeyError):
         return _tagged_decision(version)
     except Exception as error:
-        if store.is_refused(error) or isinstance(error, OSError):
+        if store.is_gone(error) or isinstance(error, OSError):
             return _tagged_decision(version)
         raise
 

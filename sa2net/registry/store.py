@@ -250,6 +250,14 @@ def is_denied(error: Exception) -> bool:
     return error.error_code in _DENIED or error.get_http_status_code() in (401, 403)
 
 
+def is_gone(error: Exception) -> bool:
+    """Whether an error about one run means that it cannot be had any more.
+
+    MLflow's server with passwords answers 403, not 404, for a run that was deleted for good.
+    """
+    return is_refused(error) or is_denied(error)
+
+
 def is_outage(error: Exception) -> bool:
     """Whether an error comes from a store that cannot be reached or used now, and may be later."""
     if isinstance(error, MlflowException):

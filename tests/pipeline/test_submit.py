@@ -645,7 +645,7 @@ def test_an_interrupt_leaves_the_run_running_and_says_how_to_go_on(server: KfpSe
             if line.startswith("train"):
                 break
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

@@ -25,6 +25,7 @@ LIMIT = 10.0
 _LOADING_LIMIT = 60.0
 _GRACE = 4.0
 """Seconds for a check that was told to end: it takes away what it has written."""
+_INTERRUPTED = 128 + signal.SIGINT
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "AWS_MAX_ATTEMPTS": "1"}
 _MLFLOW = "sa2net.registry.store"
 
@@ -123,6 +124,8 @@ class _Running:
             return replace(finding, name=self.name)
         except (EOFError, OSError):
             self.process.join(_GRACE)
+            if self.process.exitcode in (_INTERRUPTED, -signal.SIGINT):  # Ctrl-C reaches all; the check was quicker
+                raise KeyboardInterrupt from None
             evidence = f"the check's process broke off (exit code {self.process.exitcode})"
             return replace(
                 fail(evidence, f"sa2net -v doctor --only {self.name} shows what it printed."), name=self.name
