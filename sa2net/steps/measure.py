@@ -1,0 +1,289 @@
+"""Measure curve angles in scans: a JSON and a picture for each, a table over all; a bad scan does not stop the others."""
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sa2net.anatomy import CLASSES, IGNORE_INDEX
+from sa2net.artifacts import folder_sha256, write_json, write_text
+from sa2net.config import EvaluateConfig
+from sa2net.data.checks import SPACING_MM
+from sa2net.data.framing import Grey
+from sa2net.data.layout import MASK_SUFFIX, read_mask, read_scan, write_png
+from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetError
+from sa2net.inference.description import find_warnings
+from sa2net.inference.predictor import Predictor
+from sa2net.scoliosis import MeasureConfig, Measurement, Source, measure
+from sa2net.scoliosis.picture import draw_measurement
+from sa2net.scoliosis.result import ModelIdentity
+from sa2net.steps.predict import SHOWN, _output_names, find_scans
+
+logger = logging.getLogger(__name__)
+
+RESULT_SUFFIX = ".measure"
+TABLE = "measure.csv"
+COLUMNS = (
+    "scan",
+    "status",
+    "largest_angle_deg",
+    "standard_error_deg",
+    "interval_low_deg",
+    "interval_high_deg",
+    "region",
+    "convex",
+    "upper_end",
+    "apex",
+    "lower_end",
+    "curves",
+    "reasons",
+    "warnings",
+)
+_FORMULA = ("=", "+", "-", "@")  # a spreadsheet would act on a cell that begins so
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the scans.
+
+    Attributes:
+        measured: Scans with an angle.
+        refused: Scans whose answer is a refusal.
+    """
+
+    measured: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Makes the label map of a scan: from a folder of label maps, or with a network.
+
+    Attributes:
+        masks: Folder of label maps, `NAME_bone_3.png` or `NAME.png`; None = the network.
+        predictors: The network as set up; behind it the same at each single test-time scale, where there are several.
+        model: Which network.
+    """
+
+    masks: Path | None
+    predictors: tuple[Predictor, ...]
+    model: ModelIdentity
+
+
+def run(
+    scans: Sequence[str],
+    out: Path,
+    *,
+    cfg: MeasureConfig,
+    inference: EvaluateConfig,
+    model: Path | None = None,
+    masks: Path | None = None,
+    spacing_mm: tuple[float, float] | None = None,
+    model_name: str = "",
+    progress: bool = True,
+) -> Outcome:
+    """Measure every scan that `scans` names.
+
+    Writes for each `NAME.measure.json` and `NAME.measure.png`, and over all `measure.csv`.
+
+    Args:
+        scans: Files, folders (their PNG files) and globs.
+        out: Folder to write; made where absent.
+        cfg: Limits of refusal, severity words.
+        inference: How the network is used; several scales are also taken as evidence of how sure an angle is.
+        model: Model folder; needed without `masks`.
+        masks: Folder of label maps to measure instead.
+        spacing_mm: Size of the pixels (x, y), mm, where known.
+        model_name: How the model was asked for; kept in the JSON.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigError: Neither a model nor masks, or a spacing that cannot be.
+        DataError: Nothing to do, or some files could not be used; all others are done by then.
+        NegativeAnswerError: Every scan was refused.
+    """
+    _check_spacing(spacing_mm)
+    paths = [path for path in find_scans(scans) if not path.stem.endswith(RESULT_SUFFIX)]
+    if not paths:
+        raise DataError("there is nothing to measure", evidence="results of `measure` only", action="Name scans.")
+    named = _output_names(paths)
+    segmenter = _segmenter(model, masks, inference, model_name)
+    rows: list[dict[str, object]] = []
+    faults: list[str] = []
+    refused = 0
+    for name, path in tqdm(named.items(), desc="measure", unit="scan", disable=not progress):
+        try:
+            scan = read_scan(path)
+            measurement = measure_scan(scan, path, segmenter, cfg=cfg, spacing_mm=spacing_mm)
+        except Sa2NetError as error:
+            logger.error("%s", error)
+            faults.append(f"{path} ({error.evidence or error.what})")
+            rows.append({"scan": name, "status": "failed", "reasons": error.evidence or error.what})
+            continue
+        write_png(out / f"{name}{RESULT_SUFFIX}.png", draw_measurement(scan, measurement))
+        write_json(out / f"{name}{RESULT_SUFFIX}.json", measurement.model_dump(mode="json"))
+        rows.append(table_row(name, measurement))
+        if measurement.status == "refused":
+            refused += 1
+            logger.warning("%s: no angle: %s", name, "; ".join(refusal.reason for refusal in measurement.refusals))
+    write_text(out / TABLE, render_table(rows))
+    if faults:
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise DataError(
+            f"{len(faults)} of {len(named)} scans could not be measured",
+            evidence="; ".join(faults[:SHOWN]) + more,
+            action=f"Mend or leave out these files; the others are done and lie in {out}.",
+        )
+    if refused == len(named):
+        raise NegativeAnswerError(
+            f"no angle could be measured in {refused} scan{'s' if refused > 1 else ''}",
+            evidence=str(rows[0]["reasons"]),
+            action=f"Look at the pictures in {out}.",
+        )
+    return Outcome(len(named) - refused, refused)
+
+
+def measure_scan(
+    scan: Grey,
+    path: Path,
+    segmenter: Segmenter,
+    *,
+    cfg: MeasureConfig,
+    spacing_mm: tuple[float, float] | None,
+) -> Measurement:
+    """Measure one scan.
+
+    Args:
+        scan: Grey values. # (H, W)
+        path: Its file: gives the name, and finds its label map.
+        segmenter: Makes the label map.
+        cfg: Limits and words.
+        spacing_mm: Size of the pixels (x, y), mm, where known.
+
+    Raises:
+        DataError: No label map of this scan, or a scan without a sweep.
+    """
+    if segmenter.masks is not None:
+        mask = _given_mask(segmenter.masks, path, scan)
+        return measure(mask, scan=scan, cfg=cfg, spacing_mm=spacing_mm, source=Source(scan=path.name))
+    predictor, *single = segmenter.predictors
+    prediction = predictor.probabilities(scan, spacing_mm)
+    unlike = find_warnings(
+        scan, prediction.mask, predictor.info, scale=prediction.scale, scaled_by=prediction.scaled_by
+    )
+    return measure(
+        prediction.mask,
+        scan=scan,
+        probabilities=prediction.probabilities,
+        cfg=cfg,
+        spacing_mm=spacing_mm,
+        others=[other(scan, spacing_mm) for other in single],
+        source=Source(scan=path.name, mask="network", model=segmenter.model, unlike=tuple(unlike)),
+    )
+
+
+def table_row(name: str, measurement: Measurement) -> dict[str, object]:
+    """The row of one scan in `measure.csv`; empty cells where it was refused."""
+    row: dict[str, object] = {
+        "scan": name,
+        "status": measurement.status,
+        "curves": len(measurement.curves),
+        "reasons": "; ".join(f"{refusal.code}: {refusal.reason}" for refusal in measurement.refusals),
+        "warnings": "; ".join(measurement.warnings),
+    }
+    largest = measurement.largest
+    if largest is not None:
+        low, high = largest.interval_90_deg
+        row |= {
+            "largest_angle_deg": largest.angle_deg,
+            "standard_error_deg": largest.standard_error_deg,
+            "interval_low_deg": low,
+            "interval_high_deg": high,
+            "region": largest.region,
+            "convex": largest.convex,
+            "upper_end": largest.upper_end,
+            "apex": largest.apex,
+            "lower_end": largest.lower_end,
+        }
+    return row
+
+
+def render_table(rows: Sequence[dict[str, object]]) -> str:
+    """`measure.csv` as text; no cell is a formula."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                key: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+                for key, cell in row.items()
+            }
+        )
+    return stream.getvalue()
+
+
+def _segmenter(model: Path | None, masks: Path | None, cfg: EvaluateConfig, model_name: str) -> Segmenter:
+    if masks is not None:
+        if not masks.is_dir():
+            raise DataError(f"{masks} is not a folder", action="Name the folder of the label maps with --masks.")
+        return Segmenter(masks, (), ModelIdentity())
+    if model is None:
+        raise ConfigError("neither a model nor masks", action="Name a model folder, or a folder of label maps.")
+    predictor = Predictor.for_settings(model, cfg)
+    several = cfg.scales if len(cfg.scales) > 1 else ()
+    single = [
+        Predictor(
+            predictor.network,
+            predictor.info,
+            mode=predictor.mode,
+            scales=(scale,),
+            flip=predictor.flip,
+            device=predictor.device,
+            precision=predictor.precision,
+        )
+        for scale in several
+    ]
+    identity = ModelIdentity(name=model_name, sha256=folder_sha256(model), data_md5=predictor.info.data_md5)
+    return Segmenter(None, (predictor, *single), identity)
+
+
+def _given_mask(folder: Path, path: Path, scan: Grey) -> Grey:
+    """The label map of a scan, of its size, with ids 0-3; ignored pixels count as background."""
+    places = [folder / f"{path.stem}{MASK_SUFFIX}.png", folder / f"{path.stem}.png"]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        raise DataError(
+            f"{path} has no label map",
+            evidence=f"no {places[0].name} in {folder}",
+            action="Put it there, or measure with a model.",
+        )
+    mask = read_mask(place)
+    mask = np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8)
+    if mask.shape != scan.shape:
+        raise DataError(
+            f"{place} is not of the size of its scan",
+            evidence=f"{mask.shape[1]} x {mask.shape[0]} px, the scan {scan.shape[1]} x {scan.shape[0]}",
+            action="Give the label map at the scan's own size.",
+        )
+    if int(mask.max()) >= len(CLASSES):
+        raise DataError(
+            f"{place} is no label map",
+            evidence=f"it holds label {int(mask.max())}, allowed are 0-{len(CLASSES) - 1} and {IGNORE_INDEX}",
+            action="Convert it to class ids.",
+        )
+    return mask
+
+
+def _check_spacing(spacing_mm: tuple[float, float] | None) -> None:
+    if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
+        raise ConfigError(
+            "the pixel spacing cannot be right",
+            evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
+            action=f"Give one size in mm, or x and y, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
+        )
