@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--promoters", type=int, default=32)
     parser.add_argument("--kill", type=float, default=1 / 3, help="share that is killed")
-    parser.add_argument("--span", type=float, default=15.0, help="they are killed within so many seconds of the start")
+    parser.add_argument("--span", type=float, default=10.0, help="they are killed within so many seconds of the start")
     parser.add_argument("--lease", type=float, default=ledger.LEASE, help="seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", action="append", choices=["sqlite", "postgres"])
