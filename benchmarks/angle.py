@@ -25,12 +25,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sa2net.artifacts import folder_sha256, read_json, write_json
+from sa2net.config import MeasureConfig
 from sa2net.data.layout import read_mask, read_scan, write_png
 from sa2net.data.phantom import DEFAULT_ARTEFACTS, draw_phantom
 from sa2net.evaluation.angles import SMALLEST_TRUE, Agreement, Compared, agree, compare, match
 from sa2net.inference.description import find_warnings
 from sa2net.inference.predictor import Predictor
-from sa2net.scoliosis import MeasureConfig, Measurement, Source, measure
+from sa2net.scoliosis import Measurement, Source, measure
 from sa2net.scoliosis.column import column_curves
 
 Picture = npt.NDArray[np.uint8]

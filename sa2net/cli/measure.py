@@ -47,7 +47,9 @@ def _is_number(text: str) -> bool:
 
 @cli.command(cls=_SpacingOfOneOrTwo)
 @click.argument("scans", nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="Folder to write: JSON and picture a scan, measure.csv.")
+@click.option(
+    "--out", type=PATH, required=True, help="Folder to write: JSON, picture, mask and scan of each, measure.csv."
+)
 @click.option("--spacing", type=_Spacing(), default=None, help="Pixel size in mm: one for square pixels, or x and y.")
 @click.option("--masks", type=PATH, default=None, help="Folder of label maps (NAME_bone_3.png) to measure instead.")
 @click.option("--model", default=CHAMPION, show_default=True, help="Model folder, or models:/NAME@ALIAS.")
@@ -56,7 +58,7 @@ def _is_number(text: str) -> bool:
     "overrides",
     multiple=True,
     metavar="evaluate.KEY=VALUE",
-    help="mode, scales, flip, device, precision, threads.",
+    help="mode, scales, flip, device, threads, and the limits of refusal: evaluate.measure.KEY.",
 )
 @click.option("--params", type=PATH, default=None, help="Settings file; default: params.yaml here, where there is one.")
 @quiet_option
@@ -78,15 +80,13 @@ def measure(
     Example: sa2net measure scan.png --spacing 0.18 --out angles
     """
     from sa2net.registry.versions import resolve
-    from sa2net.scoliosis import MeasureConfig
     from sa2net.steps import measure as step
 
-    settings = load(params, overrides)
+    cfg = load(params, overrides).evaluate
     done = step.run(
         scans,
         out,
-        cfg=MeasureConfig(),
-        inference=settings.evaluate,
+        cfg=cfg,
         model=None if masks is not None else resolve(model),
         masks=masks,
         spacing_mm=spacing,

@@ -1,6 +1,8 @@
 """Every setting of the project (`sections`), and how settings are read, overridden and printed (`loading`)."""
 
+from sa2net.config.base import Section
 from sa2net.config.loading import SECTIONS, Config, as_section, key_lines
+from sa2net.config.measuring import MeasureConfig
 from sa2net.config.sections import (
     AugmentConfig,
     BatchConfig,
@@ -13,7 +15,6 @@ from sa2net.config.sections import (
     Precision,
     PredictorConfig,
     RegisterConfig,
-    Section,
     TrainConfig,
     ValidateConfig,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "FetchConfig",
     "FloorsConfig",
     "LossConfig",
+    "MeasureConfig",
     "ModelConfig",
     "Precision",
     "PredictorConfig",

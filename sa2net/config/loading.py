@@ -11,7 +11,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from sa2net.config.sections import EvaluateConfig, RegisterConfig, Section, TrainConfig, ValidateConfig
+from sa2net.config.base import Section
+from sa2net.config.sections import EvaluateConfig, RegisterConfig, TrainConfig, ValidateConfig
 from sa2net.errors import ConfigError
 
 AnySection = TypeVar("AnySection", bound=Section)

@@ -6,15 +6,11 @@ cluster as one dict parameter), is frozen from then on, refuses unknown keys, an
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sa2net.anatomy import NUM_CLASSES
-
-
-class Section(BaseModel):
-    """A frozen group of settings that knows all its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+from sa2net.config.base import Section
+from sa2net.config.measuring import MeasureConfig
 
 
 class ValidateConfig(Section):
@@ -189,6 +185,7 @@ class EvaluateConfig(Section):
     log_pictures: Literal["local", "always", "never"] = Field(
         "local", description="log the report with its overlays: only to a store on this machine, always, never"
     )
+    measure: MeasureConfig = MeasureConfig()
 
 
 class FloorsConfig(Section):

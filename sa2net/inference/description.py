@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from sa2net.anatomy import CLASSES, FOREGROUND
 from sa2net.artifacts import ModelInfo
-from sa2net.data.sweep import sweep_width
+from sa2net.data.sweep import sweep_mask, sweep_width
 
 INTENDED_USE = "research only"
 
@@ -55,4 +55,17 @@ def find_warnings(
                 warnings.append(
                     f"mean grey of {item.label} is {grey:.0f}, {learnt.low:.0f}-{learnt.high:.0f} in the train scans"
                 )
+    return warnings + _unusual_shares(scan, mask, info)
+
+
+def _unusual_shares(scan: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], info: ModelInfo) -> list[str]:
+    """Classes that cover less or more of the sweep than in any train scan; every second pixel tells it as well."""
+    sweep = max(int(np.count_nonzero(sweep_mask(np.ascontiguousarray(scan[::2, ::2])))), 1)
+    warnings = []
+    for item in FOREGROUND:
+        learnt = info.bounds.area.get(item.name)
+        share = int(np.count_nonzero(mask[::2, ::2] == item.id)) / sweep
+        if learnt is not None and not learnt.low <= share <= learnt.high:
+            usual = f"{100.0 * learnt.low:.0f}-{100.0 * learnt.high:.0f} %"
+            warnings.append(f"{item.label} covers {100.0 * share:.1f} % of the sweep, {usual} in the train scans")
     return warnings

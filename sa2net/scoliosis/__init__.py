@@ -2,6 +2,5 @@
 
 from sa2net.scoliosis.measurement import Source, measure, measure_levels
 from sa2net.scoliosis.result import Measurement
-from sa2net.scoliosis.settings import MeasureConfig
 
-__all__ = ["MeasureConfig", "Measurement", "Source", "measure", "measure_levels"]
+__all__ = ["Measurement", "Source", "measure", "measure_levels"]

@@ -45,6 +45,7 @@ _WITHOUT_RIB = 0.85
 _DOUBTFUL = 0.02  # less sure blobs are no lumps
 _LONGISH = 2.2  # a lump is at least so many times as wide as high (standard deviations)
 _SOLID = 0.85  # share of its convex hull that a lump fills
+_CELLS = 65  # cells across the band in which dents are looked for
 _LONE = 0.5
 
 
@@ -182,13 +183,13 @@ def _lump_levels(lumps: Sequence[Blob], band: Band) -> tuple[list[Level], float]
         below = np.array([-along[1], along[0]])
         crowns.append(float((lump.centre - middle) @ below) < 0.0)
         sure = lump.probability * _usual(width, usual_width, 0.12) * _usual(lump.area, usual_area, 0.35)
-        sure *= _shape(lump, along, (lump.centre - middle) / width)
+        sure *= _shape(lump, along, (lump.centre - middle) / width, band.width / _CELLS)
         if sure > _DOUBTFUL:
             levels.append(Level("lump", middle, middle - arm, middle + arm, sure))
     return levels, float(np.mean(crowns)) if crowns else float("nan")
 
 
-def _shape(lump: Blob, along: Floats, aside: Floats) -> float:
+def _shape(lump: Blob, along: Floats, aside: Floats, cell: float) -> float:
     """How much a blob looks like a lump, 0-1: wide, without deep dents, the crown over the middle of the wings.
 
     Lumps that grew together or fell apart are none of that; their lines err by ten degrees instead of three.
@@ -196,10 +197,13 @@ def _shape(lump: Blob, along: Floats, aside: Floats) -> float:
     centred = lump.points - lump.points.mean(axis=0)
     across = np.array([-along[1], along[0]])
     longish = float(np.std(centred @ along) / max(float(np.std(centred @ across)), 1e-9))
+    cells = np.unique((lump.points / cell).astype(np.intp), axis=0)  # coarse, so that missing pixels are no dents
     try:
-        solid = lump.area / float(ConvexHull(lump.points).volume)
+        hull = ConvexHull(cells)
     except QhullError:  # all points on one line
         return 0.0
+    # Lattice points in the hull by Pick's theorem; in two dimensions qhull calls the perimeter area.
+    solid = len(cells) / (float(hull.volume) + 0.5 * float(hull.area) + 1.0)
     return (
         _usual(min(longish, _LONGISH), _LONGISH, 0.3)
         * _usual(min(solid, _SOLID), _SOLID, 0.08)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sa2net.config import MeasureConfig
 from sa2net.scoliosis.curves import Curve, angle_of_lines, find_curves, read_angle
 from sa2net.scoliosis.landmarks import Landmarks, Level, find_landmarks
 from sa2net.scoliosis.naming import Naming, name_levels
@@ -26,7 +27,6 @@ from sa2net.scoliosis.result import (
     Severity,
     Spacing,
 )
-from sa2net.scoliosis.settings import MeasureConfig
 from sa2net.scoliosis.spine import Observations, Spine, fit_spine
 from sa2net.scoliosis.uncertainty import influence, interval, standard_error
 

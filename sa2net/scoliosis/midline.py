@@ -1,6 +1,7 @@
-"""A first idea of where the spine runs: local straight lines through middles of levels, or the middle of the band.
+"""A first idea of where the spine runs: the middle of the band, moved to the middles of the levels that are known.
 
-It only tells left from right and which tilt to expect; angles are never read from it.
+It only tells left from right and which tilt to expect; angles are never read from it. The operator follows the spine,
+so that the band has most of its shape already: where levels are missing, the band fills in.
 """
 
 from dataclasses import dataclass
@@ -12,16 +13,16 @@ from sa2net.scoliosis.band import LEVEL_SPACING, Band
 
 Floats = npt.NDArray[np.float64]
 
-_BANDWIDTH = 1.3  # levels
+_REACH = 1.6  # levels
 _FEWEST = 4
 
 
 @dataclass(frozen=True)
 class Midline:
-    """Points on the spine, with the band behind them where they are too few.
+    """The band, and points on the spine.
 
     Attributes:
-        points: Middles of levels (x, y), units. # (N, 2)
+        points: Middles of levels (x, y), units; may be none. # (N, 2)
         band: The sweep.
     """
 
@@ -29,21 +30,27 @@ class Midline:
     band: Band
 
     def at(self, y: float) -> tuple[float, float]:
-        """Place x (units) and slope dx/dy of the spine at a height: local linear regression, Gaussian weights."""
+        """Place x (units) and slope dx/dy of the spine at a height."""
+        step = 0.7 * LEVEL_SPACING * self.band.width
+        before, here, after = (float(x) for x in self.band.centre_at(np.array([y - step, y, y + step])))
+        place, slope = here, (after - before) / (2.0 * step)
         if len(self.points) < _FEWEST:
-            step = LEVEL_SPACING * self.band.width
-            before, here, after = self.band.centre_at(np.array([y - step, y, y + step]))
-            return float(here), float(after - before) / (2.0 * step)
-        reach = _BANDWIDTH * LEVEL_SPACING * self.band.width
-        away = self.points[:, 1] - y
-        reach = max(reach, float(np.sort(np.abs(away))[_FEWEST - 1]))
-        weight = np.exp(-0.5 * (away / reach) ** 2)
-        mean_y, mean_x = np.average(away, weights=weight), np.average(self.points[:, 0], weights=weight)
-        spread = np.average((away - mean_y) ** 2, weights=weight)
-        shared = np.average((away - mean_y) * (self.points[:, 0] - mean_x), weights=weight)
-        slope = float(shared / max(spread, 1e-9))
-        return float(mean_x - slope * mean_y), slope
+            return place, slope
+        moved, turned = self._moved(y)
+        return place + moved, slope + turned
 
     def tilt_at(self, y: float) -> float:
         """Tilt of a level that is square to the spine, degrees; right end lower is positive."""
         return -float(np.degrees(np.arctan(self.at(y)[1])))
+
+    def _moved(self, y: float) -> tuple[float, float]:
+        """How far the spine lies from the middle of the band, and how that changes: local linear regression."""
+        aside = self.points[:, 0] - self.band.centre_at(self.points[:, 1])
+        away = self.points[:, 1] - y
+        reach = max(_REACH * LEVEL_SPACING * self.band.width, float(np.sort(np.abs(away))[_FEWEST - 1]))
+        weight = np.exp(-0.5 * (away / reach) ** 2)
+        weight /= weight.sum()
+        mean_away, mean_aside = float(weight @ away), float(weight @ aside)
+        spread = float(weight @ (away - mean_away) ** 2)
+        slope = float(weight @ ((away - mean_away) * (aside - mean_aside))) / max(spread, 1e-9)
+        return mean_aside - slope * mean_away, slope

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sa2net.config import MeasureConfig
 from sa2net.scoliosis.landmarks import FULLEST, Landmarks
 from sa2net.scoliosis.naming import Naming
 from sa2net.scoliosis.result import CurveResult, Refusal
-from sa2net.scoliosis.settings import MeasureConfig
 
 _FEWEST_PAIRS = 5
 _FEWEST_LUMPS = 3

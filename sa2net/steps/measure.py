@@ -1,4 +1,4 @@
-"""Measure curve angles in scans: a JSON and a picture for each, a table over all; a bad scan does not stop the others."""
+"""Measure curve angles in scans: a JSON, a picture, mask and scan for each, a table over all; a bad scan does not stop the others."""
 
 import csv
 import io
@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from sa2net.anatomy import CLASSES, IGNORE_INDEX
 from sa2net.artifacts import folder_sha256, write_json, write_text
-from sa2net.config import EvaluateConfig
+from sa2net.config import EvaluateConfig, MeasureConfig
 from sa2net.data.checks import SPACING_MM
 from sa2net.data.framing import Grey
 from sa2net.data.layout import MASK_SUFFIX, read_mask, read_scan, write_png
 from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetError
 from sa2net.inference.description import find_warnings
 from sa2net.inference.predictor import Predictor
-from sa2net.scoliosis import MeasureConfig, Measurement, Source, measure
+from sa2net.scoliosis import Measurement, Source, measure
 from sa2net.scoliosis.picture import draw_measurement
 from sa2net.scoliosis.result import ModelIdentity
 from sa2net.steps.predict import SHOWN, _output_names, find_scans
@@ -27,6 +27,8 @@ from sa2net.steps.predict import SHOWN, _output_names, find_scans
 logger = logging.getLogger(__name__)
 
 RESULT_SUFFIX = ".measure"
+SCANS = "scans"
+MASKS = "masks"
 TABLE = "measure.csv"
 COLUMNS = (
     "scan",
@@ -79,8 +81,7 @@ def run(
     scans: Sequence[str],
     out: Path,
     *,
-    cfg: MeasureConfig,
-    inference: EvaluateConfig,
+    cfg: EvaluateConfig,
     model: Path | None = None,
     masks: Path | None = None,
     spacing_mm: tuple[float, float] | None = None,
@@ -89,13 +90,14 @@ def run(
 ) -> Outcome:
     """Measure every scan that `scans` names.
 
-    Writes for each `NAME.measure.json` and `NAME.measure.png`, and over all `measure.csv`.
+    Writes for each `NAME.measure.json` and `NAME.measure.png`, the mask into `masks/` and the scan into `scans/`, and
+    over all `measure.csv`: a folder that stands for itself.
 
     Args:
         scans: Files, folders (their PNG files) and globs.
         out: Folder to write; made where absent.
-        cfg: Limits of refusal, severity words.
-        inference: How the network is used; several scales are also taken as evidence of how sure an angle is.
+        cfg: How the network is used (several scales are also taken as evidence of how sure an angle is), and in
+            `measure` the limits of refusal and the words for severity.
         model: Model folder; needed without `masks`.
         masks: Folder of label maps to measure instead.
         spacing_mm: Size of the pixels (x, y), mm, where known.
@@ -112,19 +114,22 @@ def run(
     if not paths:
         raise DataError("there is nothing to measure", evidence="results of `measure` only", action="Name scans.")
     named = _output_names(paths)
-    segmenter = _segmenter(model, masks, inference, model_name)
+    segmenter = make_segmenter(model, masks, cfg, model_name)
     rows: list[dict[str, object]] = []
     faults: list[str] = []
     refused = 0
     for name, path in tqdm(named.items(), desc="measure", unit="scan", disable=not progress):
         try:
             scan = read_scan(path)
-            measurement = measure_scan(scan, path, segmenter, cfg=cfg, spacing_mm=spacing_mm)
+            mask, measurement = measure_scan(scan, path, segmenter, cfg=cfg.measure, spacing_mm=spacing_mm)
         except Sa2NetError as error:
             logger.error("%s", error)
             faults.append(f"{path} ({error.evidence or error.what})")
             rows.append({"scan": name, "status": "failed", "reasons": error.evidence or error.what})
             continue
+        if path.resolve() != (out / SCANS / f"{name}.png").resolve():  # measured again where it lies
+            write_png(out / SCANS / f"{name}.png", scan)
+        write_png(out / MASKS / f"{name}{MASK_SUFFIX}.png", mask)
         write_png(out / f"{name}{RESULT_SUFFIX}.png", draw_measurement(scan, measurement))
         write_json(out / f"{name}{RESULT_SUFFIX}.json", measurement.model_dump(mode="json"))
         rows.append(table_row(name, measurement))
@@ -155,8 +160,8 @@ def measure_scan(
     *,
     cfg: MeasureConfig,
     spacing_mm: tuple[float, float] | None,
-) -> Measurement:
-    """Measure one scan.
+) -> tuple[Grey, Measurement]:
+    """The label map of one scan, and what is measured in it.
 
     Args:
         scan: Grey values. # (H, W)
@@ -170,16 +175,14 @@ def measure_scan(
     """
     if segmenter.masks is not None:
         mask = _given_mask(segmenter.masks, path, scan)
-        return measure(mask, scan=scan, cfg=cfg, spacing_mm=spacing_mm, source=Source(scan=path.name))
+        return mask, measure(mask, scan=scan, cfg=cfg, spacing_mm=spacing_mm, source=Source(scan=path.name))
     predictor, *single = segmenter.predictors
-    prediction = predictor.probabilities(scan, spacing_mm)
-    unlike = find_warnings(
-        scan, prediction.mask, predictor.info, scale=prediction.scale, scaled_by=prediction.scaled_by
-    )
-    return measure(
-        prediction.mask,
+    found = predictor.probabilities(scan, spacing_mm)
+    unlike = find_warnings(scan, found.mask, predictor.info, scale=found.scale, scaled_by=found.scaled_by)
+    return found.mask, measure(
+        found.mask,
         scan=scan,
-        probabilities=prediction.probabilities,
+        probabilities=found.probabilities,
         cfg=cfg,
         spacing_mm=spacing_mm,
         others=[other(scan, spacing_mm) for other in single],
@@ -228,7 +231,13 @@ def render_table(rows: Sequence[dict[str, object]]) -> str:
     return stream.getvalue()
 
 
-def _segmenter(model: Path | None, masks: Path | None, cfg: EvaluateConfig, model_name: str) -> Segmenter:
+def make_segmenter(model: Path | None, masks: Path | None, cfg: EvaluateConfig, model_name: str) -> Segmenter:
+    """A segmenter from a folder of label maps, or from a model folder; arguments as in `run`.
+
+    Raises:
+        ConfigError: Neither is given.
+        DataError: The folder is none, or no model folder.
+    """
     if masks is not None:
         if not masks.is_dir():
             raise DataError(f"{masks} is not a folder", action="Name the folder of the label maps with --masks.")

@@ -11,10 +11,13 @@ import pytest
 from random_model import write_random_model
 from spine_cases import draw, without_side
 
-import sa2net.cli.measure  # noqa: F401 - the verb
 from sa2net.__main__ import main
+from sa2net.artifacts import DataBounds, Range, read_model_info
+from sa2net.config import EvaluateConfig, MeasureConfig
 from sa2net.data.layout import read_mask, read_scan, write_png
-from sa2net.scoliosis import MeasureConfig, Measurement, measure
+from sa2net.inference.description import find_warnings
+from sa2net.scoliosis import Measurement, measure
+from sa2net.steps import measure as step
 
 ANGLES = {"mild": 18.0, "severe": 48.0}
 
@@ -49,7 +52,7 @@ def test_a_folder_gives_a_json_and_a_picture_each_and_one_table(folders: tuple[P
     scans, masks = folders
     assert run(scans, "--masks", masks, "--spacing", 0.18, "--out", tmp_path) == 0
     names = [f"{name}.measure.{kind}" for name in ANGLES for kind in ("json", "png")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["measure.csv", *names])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["masks", "measure.csv", "scans", *names])
     for row in table(tmp_path):
         said = result(tmp_path, row["scan"])
         assert (said.scan, said.mask_source, said.model.sha256) == (f"{row['scan']}.png", "given", "")
@@ -64,8 +67,19 @@ def test_the_same_scan_gives_the_same_bytes(folders: tuple[Path, Path], tmp_path
     scans, masks = folders
     for place in ("a", "b"):
         assert run(scans, "--masks", masks, "--out", tmp_path / place) == 0
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    made = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(made) == 9
+    for path in made:
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_a_result_folder_can_be_measured_again(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    scans, masks = folders
+    assert run(scans, "--masks", masks, "--out", tmp_path) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run(tmp_path / "scans", "--masks", tmp_path / "masks", "--out", tmp_path) == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert np.array_equal(read_scan(tmp_path / "scans" / "mild.png"), read_scan(scans / "mild.png"))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +184,35 @@ def test_a_network_is_named_and_what_it_cannot_do_is_refused(folders: tuple[Path
     said = result(tmp_path / "out", "mild")
     assert (said.status, said.mask_source, said.model.data_md5) == ("refused", "network", "none")
     assert len(said.model.sha256) == 64
+
+
+def test_several_scales_are_also_measured_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model")
+    cfg = EvaluateConfig(device="cpu", scales=(0.8, 1.2), flip=False)
+    segmenter = step.make_segmenter(tmp_path / "model", None, cfg, "m")
+    assert [predictor.scales for predictor in segmenter.predictors] == [(0.8, 1.2), (0.8,), (1.2,)]
+    scan = read_scan(folders[0] / "mild.png")
+    _, said = step.measure_scan(scan, Path("mild.png"), segmenter, cfg=MeasureConfig(), spacing_mm=None)
+    assert (said.mask_source, said.model.name) == ("network", "m")
+
+
+def test_what_lies_outside_of_the_training_is_told(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model")
+    scan, mask = read_scan(folders[0] / "mild.png"), read_mask(folders[1] / "mild_bone_3.png")
+    info = read_model_info(tmp_path / "model")
+    none, (said,) = (
+        find_warnings(
+            scan,
+            mask,
+            info.model_copy(update={"bounds": DataBounds(sweep_width=Range(low=0, high=1000), area=area, grey={})}),
+            scale=1.0,
+            scaled_by="sweep width",
+        )
+        for area in ({"rib": Range(low=0.0, high=1.0)}, {"rib": Range(low=0.5, high=0.6)})
+    )
+    assert none == []
+    assert said.startswith("rib covers ")
+    assert said.endswith("50-60 % in the train scans")
 
 
 def test_levels_and_angles_take_little_beside_the_network(folders: tuple[Path, Path]) -> None:

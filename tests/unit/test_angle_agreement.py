@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from spine_cases import Drawn, draw, without_side
 
+from sa2net.config import MeasureConfig
 from sa2net.evaluation.angles import agree, compare, intraclass_correlation, match
-from sa2net.scoliosis import MeasureConfig, measure
+from sa2net.scoliosis import measure
 from sa2net.scoliosis.column import column_curves
 from sa2net.scoliosis.result import CurveResult
 

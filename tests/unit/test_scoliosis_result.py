@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 from spine_cases import Drawn, draw, without_side
 
-from sa2net.scoliosis import MeasureConfig, Measurement, Source, measure
+from sa2net.config import MeasureConfig
+from sa2net.scoliosis import Measurement, Source, measure
 from sa2net.scoliosis.picture import draw_measurement
 from sa2net.scoliosis.result import ModelIdentity
 

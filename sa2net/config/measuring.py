@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from sa2net.config import Section
+from sa2net.config.base import Section
 
 WordBelow = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,2})?:[^:\s][^:]{0,60}$")]
 
