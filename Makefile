@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run local local-docker compile submit images pin doctor story test test-long check format ui clean
+.PHONY: help setup run local local-docker compile submit images pin doctor story test test-long check ui clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/|/' | column -t -s '|'
@@ -27,10 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-data: setup
+run: setup  ## The main job: validate, train, evaluate, register; what is up to date is skipped
 	@test -d data || $(BIN)/dvc pull --quiet data.dvc
-
-run: data  ## The main job: validate, train, evaluate, register; what is up to date is skipped
 	@$(SA2NET) unlock
 	$(BIN)/dvc repro
 	@echo
@@ -76,10 +74,6 @@ check: setup  ## Format, lint, types, layers and unit tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses 2 --quiet
-
-format: setup  ## Format the code
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
 
 ui: setup  ## Look at runs and versions in a browser: http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///var/mlflow.db

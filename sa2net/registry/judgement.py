@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sa2net.artifacts import Scores
 from sa2net.config import RegisterConfig
 from sa2net.registry import scored
 from sa2net.registry.audit import Log, digest
-from sa2net.registry.decision import Decision, ScoredVersion
+from sa2net.registry.decision import Decision, Reason, ScoredVersion
 from sa2net.registry.gate import decide
 from sa2net.registry.scored import Evaluation
 from sa2net.registry.versions import Version, fetch, find_number, set_version_tags
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 
 Rescore = Callable[[Path, Path, Scores], None]
 """Scores a model folder (first) on today's data into a new folder (second), as the candidate was (third)."""
+
+EVALUATOR_TAG = "evaluator_sha256"
+"""Tag of a version: the code that made its first scores."""
+FIRST_SCORES = "evaluation"
+"""Folder of the registering run with the scores that a version came with; a champion's later ones lie in `champion`."""
 
 
 class Judge:
@@ -63,8 +69,22 @@ class Judge:
         decision = decide(candidate, self._kept(champion), self._cfg, withdrawn=withdrawn)
         if decision.verdict == "score the champion again" and champion is not None:
             log.info("%s The champion is scored again.", decision.reasons[0].text)
-            decision = decide(candidate, self._score_again(champion), self._cfg, withdrawn=withdrawn)
-        return decision
+            return decide(candidate, self._score_again(champion), self._cfg, withdrawn=withdrawn)
+        return replace(decision, reasons=(*decision.reasons, *self._evaluators(champion)))
+
+    def _evaluators(self, champion: Version | None) -> tuple[Reason, ...]:
+        """A note if the kept scores of the champion were made by other code than those of the candidate."""
+        mine = find_number(self._client, self._cfg.name, self._version.number)
+        if champion is None or mine is None or champion.number == mine.number:
+            return ()
+        theirs, ours = (version.tags.get(EVALUATOR_TAG, "") for version in (champion, mine))
+        if not theirs or not ours or theirs == ours or champion.tags.get(scored.SCORED_PATH_TAG) != FIRST_SCORES:
+            return ()
+        text = (
+            f"version {champion.number} was scored by other code ({theirs[:12]}) than version {mine.number} ({ours[:12]}): "
+            "if that code counts otherwise, evaluate both again and compare them with `sa2net compare`."
+        )
+        return (Reason("note", "", True, text),)
 
     def document(self, decision: Decision) -> dict[str, Any]:
         """The content of `decision.json`."""

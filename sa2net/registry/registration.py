@@ -17,7 +17,7 @@ from sa2net.config import RegisterConfig
 from sa2net.registry import environment, promotion, provenance, scored, store, tracking
 from sa2net.registry.audit import Log
 from sa2net.registry.decision import Decision
-from sa2net.registry.judgement import Judge, Rescore, told
+from sa2net.registry.judgement import FIRST_SCORES, Judge, Rescore, told
 from sa2net.registry.ledger import Ledger, Proposal
 from sa2net.registry.scored import Evaluation
 from sa2net.registry.versions import Version, find_version, lock, register_version, set_version_tags
@@ -141,7 +141,7 @@ def _register(
             "register_run": tracker.run_id,
         }
         version = register_version(client, model, name=cfg.name, run_id=tracker.run_id, tags=known)
-        known |= scored.keep_evaluation(client, tracker.run_id, candidate, "evaluation")
+        known |= scored.keep_evaluation(client, tracker.run_id, candidate, FIRST_SCORES)
         section = cfg.model_dump(mode="json")
         known |= provenance.keep(client, tracker.run_id, model=model, evaluation=candidate.folder, register=section)
         set_version_tags(client, version, known)

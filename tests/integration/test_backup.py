@@ -29,6 +29,7 @@ from sa2net.errors import StorageError
 from sa2net.registry import audit, backup, keys, ledger, release, store, tracking, versions
 from sa2net.registry.backup.documents import FIRST_TAG, FROM_TAG, IMPORT_TAG
 from sa2net.registry.ledger import Ledger, Proposal
+from sa2net.registry.lineage import trace
 from sa2net.steps import register
 
 NAME = "sa2net"
@@ -230,6 +231,25 @@ def test_what_was_imported_goes_on(origin: Path, target: MlflowClient, tmp_path:
     repeated = register.run(cfg, model=origin / "train-3" / "model", evaluation=again, out=tmp_path / "out")
     assert (repeated.version, repeated.created) == (3, False)
     assert audit.read_log(target, NAME).faults == ()
+
+
+def test_lineage_outlives_an_import(origin: Path, target: MlflowClient, tmp_path: Path):
+    def read(client: MlflowClient, scratch: Path) -> trace.Lineage:
+        scratch.mkdir()
+        version = versions.find_number(client, NAME, 3)
+        assert version is not None
+        return trace.read(client, version, scratch)
+
+    with using(origin / "var") as client:
+        before = read(client, tmp_path / "before")
+    imported = backup.restore(target, origin / "backup.zip")
+    after = read(target, tmp_path / "after")
+    assert after.registered == before.registered
+    assert after.history == before.history != ()
+    assert after.provenance.training.facts == before.provenance.training.facts
+    assert after.provenance.training.run_id == imported.runs[before.provenance.training.run_id]
+    assert after.evaluation is not None and before.evaluation is not None
+    assert after.evaluation.scores == before.evaluation.scores
 
 
 def test_on_the_same_machine_after_an_accident(origin: Path, target: MlflowClient, tmp_path: Path):

@@ -254,6 +254,29 @@ def test_runs_named_beside_the_folders_are_tags_of_the_version(
     assert (tags["evaluation_run"], tags["training_run"]) == ("e" * 32, "")
 
 
+@pytest.mark.parametrize(
+    ("evaluators", "notes"), [(("1" * 64, "2" * 64), 1), (("1" * 64, "1" * 64), 0), (("", "2" * 64), 0)]
+)
+def test_scores_by_other_code_are_noted(
+    evaluators: tuple[str, str],
+    notes: int,
+    models: list[Path],
+    client: MlflowClient,
+    cfg: RegisterConfig,
+    tmp_path: Path,
+):
+    cfg = cfg.model_copy(update={"name": f"other-code-{notes}-{len(evaluators[0])}"})
+    for model, dice, evaluator in zip(models, (BASE, BASE + 0.03), evaluators, strict=False):
+        scored = write_evaluation(tmp_path / model.name, model, dice)
+        said = {"step": "evaluate", "evaluator_sha256": evaluator}
+        (scored / "run.json").write_text(json.dumps(said))
+        result = register.run(cfg, model=model, evaluation=scored, out=tmp_path / "out")
+    found = [reason["text"] for reason in result.decision["reasons"] if reason["check"] == "note"]
+    assert result.verdict == "promote"
+    assert len(found) == notes
+    assert all("version 1 was scored by other code (111111111111) than version 2" in text for text in found)
+
+
 def test_addresses_become_folders(models: list[Path], client: MlflowClient, cfg: RegisterConfig, tmp_path: Path):
     scored = write_evaluation(tmp_path / "evaluation", models[0], BASE)
     register.run(cfg, model=models[0], evaluation=scored, out=tmp_path / "out")

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from sa2net.artifacts import SUBGROUPS, Estimate, folder_sha256
 from sa2net.errors import ConfigError, StorageError
 from sa2net.registry import audit, promotion, provenance, scored, store
+from sa2net.registry.backup.documents import FIRST_TAG
+from sa2net.registry.judgement import FIRST_SCORES
 from sa2net.registry.packaging import FOLDER_IN_PACKAGE
 from sa2net.registry.provenance import DOCUMENT, FOLDER, RUN_TAG, Provenance
 from sa2net.registry.records import PACKAGES, Record, diff_name, diff_of, kept_text, packages_of, utc
@@ -152,7 +154,7 @@ def read(client: MlflowClient, version: Version, scratch: Path) -> Lineage:
     return Lineage(
         version=version,
         aliases=promotion.aliases_of(client, version),
-        registered=utc(made.creation_timestamp),
+        registered=utc(int(version.tags.get(FIRST_TAG) or made.creation_timestamp)),  # an import makes it anew
         provenance=found,
         packages=_packages(client, run_id, found),
         diffs=dict(_diffs(client, run_id, found)),
@@ -206,7 +208,7 @@ def _identity(model: str) -> str:
 
 def _first_evaluation(client: MlflowClient, version: Version, scratch: Path) -> Evaluation | None:
     """The evaluation that the version was registered with; a champion may have been scored again since."""
-    own = {scored.SCORED_RUN_TAG: version.tags.get("register_run", ""), scored.SCORED_PATH_TAG: "evaluation"}
+    own = {scored.SCORED_RUN_TAG: version.tags.get("register_run", ""), scored.SCORED_PATH_TAG: FIRST_SCORES}
     (scratch / "scored").mkdir(parents=True, exist_ok=True)
     for tags in ({**version.tags, **own}, version.tags):
         found = scored.kept_evaluation(client, replace(version, tags=tags), scratch / "scored")

@@ -32,7 +32,7 @@ def check_data(options: Options) -> Finding:
     folder = options.pointer.parent / pointer.name
     told = f"{'?' if pointer.files is None else pointer.files} files, {megabytes(pointer.size)}"
     if not folder.is_dir():
-        return note(f"{folder} is not fetched ({told})", f"make data, or dvc pull {options.pointer}")
+        return note(f"{folder} is not fetched ({told})", f"dvc pull {options.pointer}")
     files, size = counted(folder)
     changed = f"`dvc add {folder}` records it, `dvc checkout {folder}` brings the recorded one back"
     if pointer.files not in (None, files) or pointer.size not in (None, size):
