@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers import end, free_port, wait_for_port
+from servers import end, free_port, started, wait_for_port
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,7 @@ def postgres_server(folder: Path, *, user: str, password: str) -> Iterator[Postg
     secret.unlink()
     settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "port": str(port)}
     arguments = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
-    process = subprocess.Popen(
-        [*prefix, str(program("postgres")), "-D", str(data), *arguments],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    process = started([*prefix, str(program("postgres")), "-D", str(data), *arguments], cwd=folder)
     try:
         wait_for_port(port, process)
         server = Postgres(port, user, password)

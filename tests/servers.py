@@ -7,10 +7,11 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -43,19 +44,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def started(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a server whose output goes into a file that nobody has to empty: a full pipe would stop it."""
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options)
+    process.stdout = output
+    return process
+
+
 def wait_for_port(port: int, process: subprocess.Popen[Any], *, seconds: float = 30.0) -> None:
     """Wait until a process listens; fails with what it said if it ends before."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
+            if process.stdout and process.stdout.seekable():
+                process.stdout.seek(0)
             said = process.stdout.read() if process.stdout else b""
-            raise AssertionError(f"{process.args} ended with {process.returncode}: {said!r}")
+            raise AssertionError(f"{process.args!r} ended with {process.returncode}: {said!r}")
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise AssertionError(f"{process.args} did not listen on port {port} within {seconds} s")
+    raise AssertionError(f"{process.args!r} did not listen on port {port} within {seconds} s")
 
 
 def end(process: subprocess.Popen[Any]) -> None:
@@ -108,9 +119,7 @@ def s3_server(folder: Path, key: str = KEY, secret: str = SECRET, *, port: int =
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     command = [rclone, "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}", "--dir-cache-time", "10ms"]
-    process = subprocess.Popen(
-        [*command, "--auth-key", f"{key},{secret}", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    process = started([*command, "--auth-key", f"{key},{secret}", str(folder)])
     try:
         wait_for_port(port, process)
         yield f"http://127.0.0.1:{port}"
