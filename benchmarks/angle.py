@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from sa2net.artifacts import folder_sha256, read_json, write_json
 from sa2net.config import MeasureConfig
+from sa2net.data.angles import drawn_curves
 from sa2net.data.layout import read_mask, read_scan, write_png
 from sa2net.data.phantom import DEFAULT_ARTEFACTS, draw_phantom
 from sa2net.evaluation.angles import SMALLEST_TRUE, Agreement, Compared, agree, compare, match
@@ -151,7 +152,7 @@ def run(seed: int, count: int, segment: Callable[[Case], dict[str, Any]]) -> lis
         start = time.perf_counter()
         measurement = measure(scan=case.scan, cfg=MeasureConfig(), spacing_mm=case.spacing, **given)
         seconds = time.perf_counter() - start
-        compared = compare(measurement, case.truth)
+        compared = compare(measurement, drawn_curves(case.truth))
         column = _by_column(case)
         rows.append(Row(case.name, case.group, case.truth["severity"], compared, measurement, column, seconds))
         print(f"\r{len(rows)}/{count}", end="", flush=True)
@@ -166,7 +167,7 @@ def _by_column(case: Case) -> float:
         ColumnCurve(curve.convex, curve.upper / step, curve.lower / step, curve.angle)
         for curve in column_curves(case.scan, case.spacing, 5.0)
     ]
-    found = match(max(case.truth["curves"], key=lambda curve: float(curve["angle_deg"])), curves)
+    found = match(max(drawn_curves(case.truth), key=lambda curve: curve.angle_deg), curves)
     return found.angle if found is not None else float("nan")
 
 

@@ -27,7 +27,7 @@ from sa2net.artifacts import (
     write_scores,
 )
 from sa2net.config import Config, ModelConfig, PredictorConfig
-from sa2net.registry.decision import ScoredVersion
+from sa2net.registry.decision import AngleAgreement, ScoredVersion
 
 TINY = ModelConfig(
     backbone="test_resnet",
@@ -48,6 +48,7 @@ def scored_version(
     scans_per_subject: int = 1,
     calibration_error: float = 0.01,
     seconds_per_scan: float = math.nan,
+    angles: AngleAgreement | None = None,
 ) -> ScoredVersion:
     """A version with one row of Dice a scan (rib, thoracic process, lumbar lump)."""
     table = np.asarray(dice, dtype=np.float64)
@@ -64,6 +65,7 @@ def scored_version(
         settings,
         calibration_error=calibration_error,
         seconds_per_scan=seconds_per_scan,
+        angles=angles or AngleAgreement(),
     )
 
 

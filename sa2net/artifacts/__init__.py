@@ -24,6 +24,7 @@ from sa2net.artifacts.model import (
     write_model,
 )
 from sa2net.artifacts.names import (
+    ANGLES,
     CONFUSION,
     DECISION,
     DICE_PER_CLASS,
@@ -46,6 +47,7 @@ from sa2net.artifacts.names import (
 )
 from sa2net.artifacts.scores import (
     PER_SCAN_COLUMNS,
+    AngleScores,
     CalibrationScores,
     ClassEstimates,
     Estimate,
@@ -60,6 +62,7 @@ from sa2net.artifacts.scores import (
 from sa2net.artifacts.validation import CheckResult, SplitCounts, ValidationReport, ValidationSummary, read_validation
 
 __all__ = [
+    "ANGLES",
     "CONFUSION",
     "DECISION",
     "DICE_PER_CLASS",
@@ -80,6 +83,7 @@ __all__ = [
     "VALIDATION_PAGE",
     "VALIDATION_REPORT",
     "WEIGHTS",
+    "AngleScores",
     "CalibrationScores",
     "CheckResult",
     "ClassEstimates",

@@ -91,7 +91,7 @@ def score_metrics(evaluation: Path) -> dict[str, float]:
             estimate = getattr(group, metric.partition("_")[0])
             if estimate is not None:
                 numbers[f"{scores.split}_{metric}_{name}"] = estimate.value
-    return numbers
+    return numbers | (scores.angles.metrics(scores.split) if scores.angles else {})
 
 
 def confusion_matrix(evaluation: Path) -> tuple[list[str], list[list[int]]]:

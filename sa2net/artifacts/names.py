@@ -12,6 +12,7 @@ CONFUSION = "confusion.csv"
 DICE_PER_CLASS = "dice_per_class.csv"
 RELIABILITY = "reliability.csv"
 SUBGROUPS = "subgroups.csv"
+ANGLES = "angles.csv"
 OVERLAYS = "overlays"
 HISTORY = "history.csv"
 VALIDATION_HISTORY = "validation.csv"
@@ -27,6 +28,7 @@ EVALUATION_FILES = frozenset(
         DICE_PER_CLASS,
         RELIABILITY,
         SUBGROUPS,
+        ANGLES,
         OVERLAYS,
         RUN_JSON,
         TIMING_JSON,

@@ -68,6 +68,49 @@ class PooledScores(BaseModel):
     per_class: dict[str, dict[str, float]]
 
 
+class AngleScores(BaseModel):
+    """How well the angles measured in the predictions agree with the true ones; what cannot be computed is left out.
+
+    Attributes:
+        scans: Scans with a truth.
+        compared: Of these, scans whose largest true curve reaches the smallest angle that is compared.
+        pairs: Of these, scans whose largest true curve was found: every number from `mad` on is over them.
+        refused: Compared scans of which no angle was given.
+        refused_share: The same as a share of the compared.
+        missed: True curves that were not found, in scans that were not refused.
+        extra: Measured curves that are none.
+        mad: Mean absolute difference of measured and true angle, degrees, with its interval by subject.
+        bias: Mean of measured - true, degrees.
+        limit_low: Lower limit of agreement, degrees.
+        limit_high: Upper limit of agreement, degrees.
+        icc: ICC(2,1) with its interval.
+        within_5: Share of differences of at most 5 degrees.
+        coverage: Share of the measured 90 % intervals that hold the true angle.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    scans: int
+    compared: int
+    pairs: int
+    refused: int
+    missed: int
+    extra: int
+    refused_share: float | None = None
+    mad: Estimate | None = None
+    bias: float | None = None
+    limit_low: float | None = None
+    limit_high: float | None = None
+    icc: Estimate | None = None
+    within_5: float | None = None
+    coverage: float | None = None
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """What is known as flat names, such as `test_angle_mad`."""
+        known = {name: getattr(self, name) for name in type(self).model_fields}
+        values = {name: value.value if isinstance(value, Estimate) else value for name, value in known.items()}
+        return {f"{split}_angle_{name}": float(value) for name, value in values.items() if value is not None}
+
+
 class Scores(BaseModel):
     """`scores.json`: how a model does on a split; the same bytes for equal runs.
 
@@ -86,6 +129,7 @@ class Scores(BaseModel):
         per_class: Class name -> means over scans.
         pooled: Scores over the pixels of all scans together, as the released code has them.
         calibration: Whether the confidence means what it says.
+        angles: Agreement of angles; None where no scan has a truth, or before angles were scored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -104,6 +148,7 @@ class Scores(BaseModel):
     per_class: dict[str, ClassEstimates]
     pooled: PooledScores
     calibration: CalibrationScores
+    angles: AngleScores | None = None
 
 
 def write_scores(path: Path, scores: Scores) -> None:

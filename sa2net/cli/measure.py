@@ -50,7 +50,12 @@ def _is_number(text: str) -> bool:
 @click.option(
     "--out", type=PATH, required=True, help="Folder to write: JSON, picture, mask and scan of each, measure.csv."
 )
-@click.option("--spacing", type=_Spacing(), default=None, help="Pixel size in mm: one for square pixels, or x and y.")
+@click.option(
+    "--spacing",
+    type=_Spacing(),
+    default=None,
+    help="Pixel size in mm: one for square pixels, or x and y. DICOM files say it.",
+)
 @click.option("--masks", type=PATH, default=None, help="Folder of label maps (NAME_bone_3.png) to measure instead.")
 @click.option("--model", default=CHAMPION, show_default=True, help="Model folder, or models:/NAME@ALIAS.")
 @click.option(
@@ -61,6 +66,9 @@ def _is_number(text: str) -> bool:
     help="mode, scales, flip, device, threads, and the limits of refusal: evaluate.measure.KEY.",
 )
 @click.option("--params", type=PATH, default=None, help="Settings file; default: params.yaml here, where there is one.")
+@click.option(
+    "--dicom", is_flag=True, help="DICOM scans: also NAME.seg.dcm and NAME.sr.dcm. They hold who was scanned."
+)
 @quiet_option
 def measure(
     scans: tuple[str, ...],
@@ -70,11 +78,12 @@ def measure(
     model: str,
     overrides: tuple[str, ...],
     params: Path | None,
+    dicom: bool,
     quiet: bool,
 ) -> None:
     """Measure curve angles in scans, with an uncertainty, or say why not. Ultrasound angles, not Cobb. Research use only.
 
-    SCANS are files, folders or globs. A bad file among good ones is reported, the others are done. Exit code 1: every
+    SCANS are files (PNG, DICOM), folders or globs. A bad file among good ones is reported, the others are done. Exit code 1: every
     scan was refused.
 
     Example: sa2net measure scan.png --spacing 0.18 --out angles
@@ -91,6 +100,7 @@ def measure(
         masks=masks,
         spacing_mm=spacing,
         model_name=model,
+        dicom=dicom,
         progress=not quiet,
     )
     if not quiet:

@@ -13,7 +13,12 @@ from sa2net.config import Config
 @click.option("--model", default=CHAMPION, show_default=True, help="Model folder, or models:/NAME@ALIAS.")
 @click.option("--out", type=PATH, required=True, help="Folder to write: mask, overlay and JSON a scan.")
 @click.option(
-    "--spacing", type=float, nargs=2, default=None, metavar="X Y", help="Pixel size in mm, where it is known."
+    "--spacing",
+    type=float,
+    nargs=2,
+    default=None,
+    metavar="X Y",
+    help="Pixel size in mm, where it is known. DICOM files say it.",
 )
 @click.option(
     "--set",
@@ -33,7 +38,7 @@ def predict(
     params: Path | None,
     quiet: bool,
 ) -> None:
-    """Segment scans: files, folders or globs. A bad file among good ones is reported, the others are done.
+    """Segment scans: files (PNG, DICOM), folders or globs. A bad file among good ones is reported, the others are done.
 
     Example: sa2net predict scans/*.png --model models:/sa2net@champion --out masks
     """

@@ -218,6 +218,18 @@ class RegisterConfig(Section):
     max_seconds_per_scan: float = Field(
         0.0, ge=0.0, description="longest median time of a prediction, s; depends on the machine; 0 = no limit"
     )
+    max_angle_mad: float = Field(
+        0.0,
+        ge=0.0,
+        le=180.0,
+        description="largest mean absolute difference of measured and true angle, degrees; 0 = no limit",
+    )
+    min_angle_icc: float = Field(
+        0.0, ge=0.0, le=1.0, description="smallest ICC(2,1) of measured and true angle; 0 = no limit"
+    )
+    max_angle_refused: float = Field(
+        1.0, ge=0.0, le=1.0, description="largest share of scans with a curve that are refused an angle; 1 = no limit"
+    )
     require_approval: bool = Field(False, description="a second person must sign before the champion moves")
     approvers: tuple[PublicKeyOfName, ...] = Field(
         (),

@@ -19,6 +19,7 @@ from pathlib import Path
 from sa2net.artifacts import write_json
 from sa2net.config import ValidateConfig
 from sa2net.data import store
+from sa2net.data.angles import copy_table
 from sa2net.data.examination import examine
 from sa2net.data.layout import (
     SCANS_TABLE,
@@ -195,6 +196,7 @@ def _write_texts(
         if listed:
             lines = "".join(f"{name}\n" for name in (sorted(listed) if names else listed))
             list_path(folder, split).write_text(lines, encoding="utf-8")
+    copy_table(source, folder, names)
     if not names:
         for name in (SCANS_TABLE, TRUTH):
             if (source / name).exists():

@@ -7,6 +7,7 @@ file must be, and what a user is told when it is not.
     ROOT/dataset/SPLIT/NAME.png                  scan, 8-bit grey
     ROOT/groundtruth/SPLIT/NAME_bone_3.png       mask, 8-bit, class ids, 255 = ignored
     ROOT/[scans.csv]  [truth.json]               who, which device, pixel spacing; truth of drawn phantoms
+    ROOT/[angles.csv]                            curves as people read them
 """
 
 import csv

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sa2net.artifacts import read_json
+from sa2net.data.angles import ANGLES_TABLE, read_true_angles
 from sa2net.data.layout import (
     MASK_SUFFIX,
     OPTIONAL_SPLITS,
@@ -122,7 +123,7 @@ def _list_of(root: Path, split: str, homes: Iterable[Path]) -> ScanList | None:
 
 
 def _side_files(root: Path, homes: Iterable[Path]) -> Iterable[tuple[str, str, str]]:
-    for name in (SCANS_TABLE, TRUTH):
+    for name in (SCANS_TABLE, TRUTH, ANGLES_TABLE):
         path = root / name
         if os.path.lexists(path) and (outside := _leads_out(path, homes)):
             yield name, outside, "Copy the file itself into the data set."
@@ -131,6 +132,11 @@ def _side_files(root: Path, homes: Iterable[Path]) -> Iterable[tuple[str, str, s
                 read_json(path)
             except DataError as error:
                 yield name, f"cannot be read ({error.evidence or error.what})", "Write it again or take it away."
+        elif name == ANGLES_TABLE and os.path.lexists(path):
+            try:
+                read_true_angles(root)
+            except DataError as error:
+                yield name, error.what if not error.evidence else f"{error.what} ({error.evidence})", error.action
 
 
 def _listed_entry(root: Path, split: str, name: str, table: ScanTable, homes: Iterable[Path]) -> Entry:

@@ -14,12 +14,13 @@ Definitions:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import f
 
+from sa2net.data.angles import TrueCurve
 from sa2net.scoliosis.result import CurveResult, Measurement
 
 Floats = npt.NDArray[np.float64]
@@ -60,7 +61,7 @@ class Agreement:
         low: Lower limit of agreement.
         high: Upper limit of agreement.
         icc: ICC(2,1).
-        icc_low: Lower end of its 95 % interval.
+        icc_low: Lower end of its interval.
         icc_high: Upper end.
         close: Share of differences of at most 5 degrees.
     """
@@ -82,11 +83,12 @@ class Compared:
 
     Attributes:
         truth: Angle of the largest true curve, degrees.
-        drawn: Angle between its drawn lines, degrees.
+        drawn: Angle between its drawn lines, degrees; NaN where none were drawn.
         found: The measured curve that it is; None where it was missed, or the scan was refused.
         refused: Whether the scan was refused.
         missed: True curves of at least the limit that were not found; 0 for a refused scan.
         extra: Measured curves of at least the limit that are none.
+        convex: Side of the picture to which the largest true curve bulges.
     """
 
     truth: float
@@ -95,6 +97,7 @@ class Compared:
     refused: bool
     missed: int
     extra: int
+    convex: str
 
     @property
     def counts(self) -> bool:
@@ -110,41 +113,70 @@ class Compared:
         return low <= self.truth <= high
 
 
-def compare(measurement: Measurement, truth: dict[str, Any]) -> Compared:
-    """Compare a measurement with the truth of a phantom, as `truth.json` has it for one scan."""
-    curves = truth["curves"]
-    owner = {id(curve): match(curve, measurement.curves) for curve in curves}
-    largest = max(curves, key=lambda curve: float(curve["angle_deg"]))
+@dataclass(frozen=True)
+class ScanAngles:
+    """What an evaluation keeps of one scan whose truth is known.
+
+    Attributes:
+        compared: Its largest true curve and what was said of it.
+        refusals: Codes of the reasons why no angle was given; empty where one was.
+        artefacts: Of a phantom: the families of artefacts that it shows.
+    """
+
+    compared: Compared
+    refusals: tuple[str, ...] = ()
+    artefacts: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> Literal["found", "missed", "refused", "small"]:
+        """What became of the largest true curve; `small`: it is below the limit, so that it is not compared."""
+        if not self.compared.counts:
+            return "small"
+        if self.compared.refused:
+            return "refused"
+        return "missed" if self.compared.found is None else "found"
+
+
+def compare(measurement: Measurement, curves: Sequence[TrueCurve]) -> Compared:
+    """Compare a measurement with the true curves of its scan, at least one."""
+    owners = [match(curve, measurement.curves) for curve in curves]
+    largest = max(range(len(curves)), key=lambda index: curves[index].angle_deg)
     refused = measurement.status == "refused"
-    owned = [found for found in owner.values() if found is not None]
+    owned = [found for found in owners if found is not None]
+    drawn = curves[largest].drawn_angle_deg
     return Compared(
-        truth=float(largest["angle_deg"]),
-        drawn=float(largest["drawn_angle_deg"]),
-        found=owner[id(largest)],
+        truth=curves[largest].angle_deg,
+        drawn=math.nan if drawn is None else drawn,
+        found=owners[largest],
         refused=refused,
         missed=0
         if refused
-        else sum(owner[id(curve)] is None and curve["angle_deg"] >= SMALLEST_TRUE for curve in curves),
+        else sum(
+            owner is None and curve.angle_deg >= SMALLEST_TRUE for curve, owner in zip(curves, owners, strict=True)
+        ),
         extra=sum(
             curve.angle_deg >= SMALLEST_TRUE and not any(curve is found for found in owned)
             for curve in measurement.curves
         ),
+        convex=curves[largest].convex,
     )
 
 
-def match(curve: dict[str, Any], measured: Sequence[AnyStretch]) -> AnyStretch | None:
+def match(curve: TrueCurve, measured: Sequence[AnyStretch]) -> AnyStretch | None:
     """The measured curve that a true curve is, None where it is none of them."""
     best: AnyStretch | None = None
     largest = _OVERLAP
     for candidate in measured:
-        overlap = _overlap((curve["start"], curve["end"]), (candidate.upper_row, candidate.lower_row))
-        if candidate.convex == curve["convex"] and overlap > largest:
+        overlap = _overlap((curve.upper_row, curve.lower_row), (candidate.upper_row, candidate.lower_row))
+        if candidate.convex == curve.convex and overlap > largest:
             best, largest = candidate, overlap
     return best
 
 
-def agree(measured: Sequence[float] | Floats, truth: Sequence[float] | Floats) -> Agreement:
-    """Agreement of two rows of angles, degrees, in the same order. # (n,) both."""
+def agree(
+    measured: Sequence[float] | Floats, truth: Sequence[float] | Floats, *, confidence: float = 0.95
+) -> Agreement:
+    """Agreement of two rows of angles, degrees, in the same order (n,); `confidence` is that of the ICC's interval."""
     pairs = np.stack([np.asarray(measured, dtype=np.float64), np.asarray(truth, dtype=np.float64)], axis=1)
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     difference = pairs[:, 0] - pairs[:, 1]
@@ -152,7 +184,7 @@ def agree(measured: Sequence[float] | Floats, truth: Sequence[float] | Floats) -
         return Agreement(0, *[math.nan] * 8)
     spread = 1.96 * float(difference.std(ddof=1)) if len(pairs) > 1 else math.nan
     bias = float(difference.mean())
-    icc = intraclass_correlation(pairs)
+    icc = intraclass_correlation(pairs, confidence)
     return Agreement(
         pairs=len(pairs),
         mad=float(np.abs(difference).mean()),
@@ -190,6 +222,8 @@ def intraclass_correlation(ratings: Floats, confidence: float = 0.95) -> tuple[f
     icc = (between - error) / total
     if error <= 1e-12 * between and raters <= 1e-12 * between:
         return icc, icc, icc
+    if between <= 0.0 and error <= 0.0:  # two rows that do not vary at all: nothing to make an interval of
+        return icc, math.nan, math.nan
     # McGraw and Wong, case 2A: degrees of freedom after Satterthwaite.
     first, second = k * icc / (n * (1.0 - icc)), 1.0 + k * icc * (n - 1) / (n * (1.0 - icc))
     freedom = (first * raters + second * error) ** 2 / (

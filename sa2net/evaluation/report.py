@@ -13,7 +13,16 @@ from sa2net.anatomy import CLASSES, FOREGROUND
 from sa2net.artifacts import EVALUATION_REPORT, OVERLAYS, Estimate, Scores, write_text
 from sa2net.config import EvaluateConfig
 from sa2net.data.layout import read_mask, read_scan, write_png
-from sa2net.evaluation.charts import Series, reliability_points, strip_plot
+from sa2net.evaluation.angle_scores import AngleGroup, by_artefact, by_size
+from sa2net.evaluation.angles import SMALLEST_TRUE
+from sa2net.evaluation.charts import (
+    AnglePlot,
+    Series,
+    agreement_plot,
+    bland_altman_plot,
+    reliability_points,
+    strip_plot,
+)
 from sa2net.evaluation.metrics import METRICS
 from sa2net.evaluation.overlay import draw_overlay, jpeg_uri
 from sa2net.evaluation.scoring import Evaluation, ScanResult, class_estimate, mean_estimate
@@ -21,6 +30,7 @@ from sa2net.evaluation.tables import row_shares
 
 _NAMES = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95"}
 _PLOT_SIDE = 300.0
+_ANGLE_SIDE, _ANGLE_WIDTH = 320.0, 360.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,16 @@ class Overlay:
     per_class: tuple[tuple[str, str], ...]
     file: str
     uri: str
+
+
+@dataclass(frozen=True)
+class AngleSection:
+    """What the page says of angles: tables (id, heading, first column, rows) and two plots."""
+
+    smallest: float
+    tables: tuple[tuple[str, str, str, Sequence[AngleGroup]], ...]
+    scatter: AnglePlot
+    bland_altman: AnglePlot
 
 
 def write_report(
@@ -117,6 +137,7 @@ def render(
         points=reliability_points(evaluation.reliability, _PLOT_SIDE),
         side=_PLOT_SIDE,
         overlays=overlays,
+        angles=_angle_section(evaluation.results, scores, cfg),
         subgroups=_subgroups(evaluation.results, groups or {}, cfg),
         unscored=sum(math.isnan(result.mean("dice")) for result in evaluation.results),
     )
@@ -135,6 +156,16 @@ def interval(estimate: Estimate | None, digits: int = 3) -> str:
     return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
 
 
+def signed(value: float | None, digits: int = 1) -> str:
+    """A difference for people, with its sign; a dash where there is none."""
+    return number(value) if value is None or math.isnan(value) else f"{value:+.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """A share for people, in per cent; a dash where there is none."""
+    return number(value) if value is None or math.isnan(value) else f"{100.0 * value:.0f} %"
+
+
 def hex_colour(colour: tuple[int, int, int]) -> str:
     """RGB as CSS has it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
@@ -149,7 +180,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, interval=interval, colour=hex_colour)
+    environment.filters.update(number=number, interval=interval, signed=signed, share=share, colour=hex_colour)
     return environment.get_template("report.html.j2")
 
 
@@ -167,6 +198,27 @@ def _strip_plot(evaluation: Evaluation, scores: Scores, metric: str) -> Any:
     ]
     title = "Dice of every scan" if metric == "dice" else f"HD95 of every scan, {scores.unit} (less is better)"
     return strip_plot(title, series, top=1.0 if metric == "dice" else _largest_scored(evaluation, metric))
+
+
+def _angle_section(results: Sequence[ScanResult], scores: Scores, cfg: EvaluateConfig) -> AngleSection | None:
+    """Tables and plots of angles; None where the truth of no scan is known."""
+    if scores.angles is None:
+        return None
+    scans = [(result.case.name, result.angles) for result in results if result.angles is not None]
+    sizes, families = by_size(results, cfg), by_artefact(results, cfg)
+    tables: list[tuple[str, str, str, Sequence[AngleGroup]]] = [
+        ("angles", "", "scans", [AngleGroup("all", scores.angles)])
+    ]
+    if len(sizes) > 1:
+        tables.append(("angles-by-size", "By the true angle", "true angle", sizes))
+    if families:
+        tables.append(("angles-by-artefact", "By artefacts", "family", families))
+    return AngleSection(
+        smallest=SMALLEST_TRUE,
+        tables=tuple(tables),
+        scatter=agreement_plot(scans, side=_ANGLE_SIDE),
+        bland_altman=bland_altman_plot(scans, scores.angles, width=_ANGLE_WIDTH, height=_ANGLE_SIDE),
+    )
 
 
 def _largest_scored(evaluation: Evaluation, metric: str) -> float | None:

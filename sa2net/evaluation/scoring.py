@@ -8,17 +8,26 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from sa2net.anatomy import CLASS_NAMES, FOREGROUND, IGNORE_INDEX, NUM_CLASSES
-from sa2net.artifacts import CalibrationScores, ClassEstimates, Estimate, MetricEstimates, PooledScores, Scores
+from sa2net.artifacts import (
+    AngleScores,
+    CalibrationScores,
+    ClassEstimates,
+    Estimate,
+    MetricEstimates,
+    PooledScores,
+    Scores,
+)
 from sa2net.config import EvaluateConfig
 from sa2net.data.layout import SCANS_TABLE, Case, read_mask, read_scan, read_truth, write_png
 from sa2net.errors import DataError
+from sa2net.evaluation.angles import ScanAngles
 from sa2net.evaluation.calibration import Calibration, ReliabilityBin
 from sa2net.evaluation.metrics import METRICS, ClassScore, Unit, mean_over_classes, score_scan
 from sa2net.evaluation.pooled import confusion_matrix, pooled_scores
@@ -45,7 +54,10 @@ class PredictionLike(Protocol):
         """Softmax. # (K, H, W)."""
 
 
-Predict = Callable[[npt.NDArray[np.uint8], tuple[float, float] | None], PredictionLike]
+Prediction = TypeVar("Prediction", bound=PredictionLike)
+Predict = Callable[[npt.NDArray[np.uint8], tuple[float, float] | None], Prediction]
+MeasureAngles = Callable[[Case, npt.NDArray[np.uint8], Prediction], ScanAngles | None]
+"""Case, scan (H, W) and its prediction -> its angles beside the true ones; None where the truth is not known."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,13 @@ class ScanResult:
         case: The scan.
         scores: One score a foreground class.
         seconds: Time of the prediction.
+        angles: Its angles beside the true ones; None where these are not known.
     """
 
     case: Case
     scores: tuple[ClassScore, ...]
     seconds: float
+    angles: ScanAngles | None = None
 
     def mean(self, metric: str) -> float:
         """Mean over the classes scored on this scan; NaN where none is."""
@@ -89,7 +103,13 @@ class Evaluation:
 
 
 def score(
-    cases: Sequence[Case], predict: Predict, cfg: EvaluateConfig, *, masks: Path, progress: bool = True
+    cases: Sequence[Case],
+    predict: Predict[Prediction],
+    cfg: EvaluateConfig,
+    *,
+    masks: Path,
+    measure: MeasureAngles[Prediction] | None = None,
+    progress: bool = True,
 ) -> Evaluation:
     """Predict and score every case.
 
@@ -98,6 +118,7 @@ def score(
         predict: Scan (H, W) and spacing -> prediction.
         cfg: Tolerances.
         masks: Folder that takes the predicted masks, NAME.png, for the overlays drawn afterwards.
+        measure: Measures the angles in a prediction while it is in memory; None = no angles.
         progress: Show a progress bar.
 
     Raises:
@@ -125,7 +146,8 @@ def score(
         confusion += confusion_matrix(prediction.mask, truth, NUM_CLASSES, IGNORE_INDEX)
         calibration.add(prediction.probabilities, truth)
         write_png(masks / f"{case.name}.png", prediction.mask)
-        results.append(ScanResult(case, tuple(scores), seconds))
+        angles = measure(case, scan, prediction) if measure is not None else None
+        results.append(ScanResult(case, tuple(scores), seconds, angles))
     return Evaluation(
         results=tuple(results),
         confusion=confusion,
@@ -137,7 +159,13 @@ def score(
 
 
 def summarise(
-    evaluation: Evaluation, cfg: EvaluateConfig, *, data_md5: str, model_sha256: str, phantom: bool
+    evaluation: Evaluation,
+    cfg: EvaluateConfig,
+    *,
+    data_md5: str,
+    model_sha256: str,
+    phantom: bool,
+    angles: AngleScores | None = None,
 ) -> Scores:
     """Means with intervals over the scans; see `Scores`."""
     results = evaluation.results
@@ -156,17 +184,35 @@ def summarise(
         per_class={item.name: _class_estimates(results, index, cfg) for index, item in enumerate(FOREGROUND)},
         pooled=pooled_summary(evaluation.confusion),
         calibration=CalibrationScores(ece=round(evaluation.ece, DECIMALS), bins=len(evaluation.reliability)),
+        angles=angles,
     )
 
 
 def mean_estimate(results: Sequence[ScanResult], metric: str, cfg: EvaluateConfig) -> Estimate | None:
     """Mean over the classes of each scan, then over scans; None where nothing is scored."""
-    return _estimate([result.mean(metric) for result in results], results, cfg)
+    return estimate([result.mean(metric) for result in results], results, cfg)
 
 
 def class_estimate(results: Sequence[ScanResult], index: int, metric: str, cfg: EvaluateConfig) -> Estimate | None:
     """Mean of one foreground class (position in `FOREGROUND`) over scans; None where nothing is scored."""
-    return _estimate([float(getattr(result.scores[index], metric)) for result in results], results, cfg)
+    return estimate([float(getattr(result.scores[index], metric)) for result in results], results, cfg)
+
+
+def estimate(values: list[float], results: Sequence[ScanResult], cfg: EvaluateConfig) -> Estimate | None:
+    """Mean of one value a scan with its interval by subject; NaN is left out, None where nothing is left."""
+    subjects = [result.case.subject for result in results]
+    interval = mean_interval(values, subjects, samples=cfg.bootstrap_samples, confidence=cfg.confidence, seed=cfg.seed)
+    return rounded(interval)
+
+
+def rounded(interval: Interval) -> Estimate | None:
+    """An interval as it is written; None where there is no mean."""
+    if math.isnan(interval.mean):
+        return None
+    mean = round(interval.mean, DECIMALS)
+    if math.isnan(interval.low):
+        return Estimate(value=mean)
+    return Estimate(value=mean, low=round(interval.low, DECIMALS), high=round(interval.high, DECIMALS))
 
 
 def timing(evaluation: Evaluation, *, device: str, threads: int) -> dict[str, Any]:
@@ -251,18 +297,3 @@ def pooled_summary(confusion: npt.NDArray[np.int64]) -> PooledScores:
         mean={key: round(float(values.mean()), DECIMALS) for key, values in means.items() if len(values)},
         per_class=per_class,
     )
-
-
-def _estimate(values: list[float], results: Sequence[ScanResult], cfg: EvaluateConfig) -> Estimate | None:
-    subjects = [result.case.subject for result in results]
-    interval = mean_interval(values, subjects, samples=cfg.bootstrap_samples, confidence=cfg.confidence, seed=cfg.seed)
-    return _rounded(interval)
-
-
-def _rounded(interval: Interval) -> Estimate | None:
-    if math.isnan(interval.mean):
-        return None
-    mean = round(interval.mean, DECIMALS)
-    if math.isnan(interval.low):
-        return Estimate(value=mean)
-    return Estimate(value=mean, low=round(interval.low, DECIMALS), high=round(interval.high, DECIMALS))

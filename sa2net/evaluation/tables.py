@@ -13,6 +13,7 @@ import numpy as np
 
 from sa2net.anatomy import CLASS_NAMES, FOREGROUND
 from sa2net.artifacts import (
+    ANGLES,
     CONFUSION,
     DICE_PER_CLASS,
     PER_SCAN,
@@ -24,11 +25,30 @@ from sa2net.artifacts import (
     write_text,
 )
 from sa2net.config import EvaluateConfig
+from sa2net.evaluation.angle_scores import difference, size_of
+from sa2net.evaluation.angles import ScanAngles
 from sa2net.evaluation.metrics import METRICS
 from sa2net.evaluation.scoring import DECIMALS, Evaluation, ScanResult, class_estimate, mean_estimate
 
 SUBGROUP_COLUMNS = ("device", "severity")
 """Columns of `scans.csv` whose groups are a table of their own; others are in the report alone, which stays here."""
+
+ANGLES_HEADER = (
+    "name",
+    "subject",
+    "status",
+    "true_deg",
+    "convex",
+    "size",
+    "measured_deg",
+    "difference_deg",
+    "interval_low_deg",
+    "interval_high_deg",
+    "refusals",
+    "missed",
+    "extra",
+    "artefacts",
+)
 
 
 def write_tables(folder: Path, evaluation: Evaluation, scores: Scores) -> None:
@@ -54,6 +74,16 @@ def write_subgroups(
     header = ("column", "group", "scans", "subjects", "class", "dice", "low", "high")
     chosen = {column: groups[column] for column in SUBGROUP_COLUMNS if column in groups}
     write_text(folder / SUBGROUPS, _csv(header, _subgroups(evaluation.results, cfg, chosen)))
+
+
+def write_angles(folder: Path, evaluation: Evaluation) -> None:
+    """Write `angles.csv`: one row a scan whose true curves are known; the header alone where none are."""
+    rows = (
+        [result.case.name, result.case.subject, *_angles(result.angles)]
+        for result in evaluation.results
+        if result.angles
+    )
+    write_text(folder / ANGLES, _csv(ANGLES_HEADER, rows))
 
 
 def row_shares(evaluation: Evaluation) -> list[list[float]]:
@@ -107,6 +137,25 @@ def _reliability(evaluation: Evaluation) -> Iterable[list[str]]:
         if item.pixels:
             numbers = (item.low, item.high, item.confidence, item.accuracy)
             yield [*(_number(value) for value in numbers), str(item.pixels)]
+
+
+def _angles(angles: ScanAngles) -> list[str]:
+    compared = angles.compared
+    said = ["", "", "", ""]
+    if angles.status == "found" and compared.found is not None:
+        values = (compared.found.angle_deg, difference(angles), *compared.found.interval_90_deg)
+        said = [_number(value) for value in values]
+    return [
+        angles.status,
+        _number(compared.truth),
+        compared.convex,
+        size_of(angles),
+        *said,
+        " ".join(angles.refusals),
+        str(compared.missed),
+        str(compared.extra),
+        " ".join(angles.artefacts),
+    ]
 
 
 def _number(value: float) -> str:

@@ -18,9 +18,28 @@ DECIMALS = 6
 MEAN = "mean"
 CALIBRATION = "calibration"
 SPEED = "speed"
+ANGLE_MAD = "angle_mad"
+ANGLE_ICC = "angle_icc"
+ANGLE_REFUSED = "angle_refused"
+ANGLES = (ANGLE_MAD, ANGLE_ICC, ANGLE_REFUSED)
 CLASSES = tuple(item.name for item in FOREGROUND)
 SUBJECTS = (MEAN, *CLASSES)
 """What Dice is compared by: the mean, then each class."""
+
+
+@dataclass(frozen=True)
+class AngleAgreement:
+    """How well the angles of a model agree with true ones; NaN = not known.
+
+    Attributes:
+        mad: Mean absolute difference, degrees.
+        icc: ICC(2,1).
+        refused: Share of the scans with a curve that were refused an angle.
+    """
+
+    mad: float = math.nan
+    icc: float = math.nan
+    refused: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,7 @@ class ScoredVersion:
         calibration_error: Expected calibration error, 0-1; NaN = not known.
         seconds_per_scan: Median time of a prediction on the machine that scored it, s; NaN = not known.
         phantom: Whether any of the scans is synthetic.
+        angles: How well its angles agree with true ones.
     """
 
     name: str
@@ -52,6 +72,7 @@ class ScoredVersion:
     calibration_error: float = math.nan
     seconds_per_scan: float = math.nan
     phantom: bool = False
+    angles: AngleAgreement = AngleAgreement()
 
     @classmethod
     def from_rows(
@@ -66,6 +87,7 @@ class ScoredVersion:
         calibration_error: float = math.nan,
         seconds_per_scan: float = math.nan,
         phantom: bool = False,
+        angles: AngleAgreement = AngleAgreement(),
     ) -> "ScoredVersion":
         """Put the rows of `per_scan.csv` into a table, scans in alphabetical order."""
         subjects = {row.name: row.subject for row in rows}
@@ -88,6 +110,7 @@ class ScoredVersion:
             calibration_error=calibration_error,
             seconds_per_scan=seconds_per_scan,
             phantom=phantom,
+            angles=angles,
         )
 
     def column(self, name: str) -> Floats:
@@ -100,8 +123,9 @@ class Reason:
     """One thing that was looked at.
 
     Attributes:
-        check: floor, calibration, speed, champion, identity, data, subjects, resamples, non-inferior, superior,
-            undecided, withdrawn, or note: something that a person should know and that decides nothing.
+        check: floor, calibration, speed, angle_mad, angle_icc, angle_refused, champion, identity, data, subjects,
+            resamples, non-inferior, superior, undecided, withdrawn, or note: something that a person should know and
+            that decides nothing.
         subject: Class name or `mean`; empty where it is about the whole.
         holds: Whether it speaks for the candidate.
         text: The sentence for people, with the numbers.
@@ -115,12 +139,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate against champion in one line of the table: the mean, a class, calibration or speed.
+    """Candidate against champion in one line of the table: the mean, a class, calibration, speed or angles.
 
     Attributes:
-        subject: Class name, `mean`, `calibration` or `speed`.
-        candidate: Mean Dice of the candidate (or its calibration error, or its seconds per scan); None where nothing
-            is known.
+        subject: Class name, `mean`, `calibration`, `speed`, or one of ANGLES.
+        candidate: Mean Dice of the candidate (or its calibration error, its seconds per scan, its agreement of angles);
+            None where nothing is known.
         champion: The same of the champion; None too where there is no champion.
         verdict: What this line says, in a word or three.
         floor: What the candidate has to reach; None where there is a limit.

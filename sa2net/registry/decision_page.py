@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sa2net.anatomy import FOREGROUND
 from sa2net.artifacts import write_text
 from sa2net.evaluation.differences import Difference, DifferenceChart, difference_chart
-from sa2net.registry.decision import CALIBRATION, MEAN, SPEED, label_of
+from sa2net.registry.decision import ANGLE_ICC, ANGLE_MAD, ANGLE_REFUSED, CALIBRATION, MEAN, SPEED, label_of
 
 FILE = "decision.html"
 
@@ -44,8 +44,19 @@ _IDENTITIES = (
     ("champion_sha256", "champion's model sha256"),
     ("data_md5", "data md5"),
 )
-_LABELS = {CALIBRATION: "calibration error", SPEED: "seconds a scan"}
-_HINTS = {SPEED: "depends on the machine"}
+_LABELS = {
+    CALIBRATION: "calibration error",
+    SPEED: "seconds a scan",
+    ANGLE_MAD: "angle: mean difference",
+    ANGLE_ICC: "angle: ICC(2,1)",
+    ANGLE_REFUSED: "angle: refused",
+}
+_HINTS = {
+    SPEED: "depends on the machine",
+    ANGLE_MAD: "degrees",
+    ANGLE_ICC: "1 is full agreement",
+    ANGLE_REFUSED: "share of scans with a curve",
+}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
-"""What a champion must reach whatever it is compared with: floors of Dice, limits of calibration and of speed."""
+"""What a champion must reach whatever it is compared with: floors of Dice, limits of calibration, speed and angles."""
 
 import math
+from dataclasses import dataclass, replace
 
 from sa2net.config import RegisterConfig
 from sa2net.registry.decision import (
+    ANGLE_ICC,
+    ANGLE_MAD,
+    ANGLE_REFUSED,
+    ANGLES,
     CALIBRATION,
     DECIMALS,
     SPEED,
@@ -23,15 +28,54 @@ _ABOVE = "above the limit"
 _UNKNOWN = "not known"
 
 
+@dataclass(frozen=True)
+class _AngleLimit:
+    """What may be asked of angles.
+
+    Attributes:
+        subject: What it is called in a decision.
+        setting: Where it is set, in the section `register`.
+        off: The value that asks for nothing.
+        words: What it is about.
+        unit: Of its value, with a space before it.
+        at_least: Whether it must be reached; else it may not be exceeded.
+    """
+
+    subject: str
+    setting: str
+    off: float
+    words: str
+    unit: str = ""
+    at_least: bool = False
+
+    def of(self, cfg: RegisterConfig) -> float:
+        """Its value in the settings."""
+        return float(getattr(cfg, self.setting))
+
+    def verdict(self, value: float, cfg: RegisterConfig) -> str:
+        """The word for a value."""
+        if self.at_least and not math.isnan(value):
+            return _REACHES if round(value, DECIMALS) >= self.of(cfg) else BELOW
+        return _limit_verdict(value, self.of(cfg))
+
+
+_ANGLE_LIMITS = (
+    _AngleLimit(ANGLE_MAD, "max_angle_mad", 0.0, "mean absolute difference", " degrees"),
+    _AngleLimit(ANGLE_ICC, "min_angle_icc", 0.0, "ICC(2,1)", at_least=True),
+    _AngleLimit(ANGLE_REFUSED, "max_angle_refused", 1.0, "share of refused scans"),
+)
+
+
 def musts(version: ScoredVersion, cfg: RegisterConfig) -> tuple[Reason, ...]:
     """Floors and limits of a version; all must hold."""
     speed = (_speed(version, cfg),) if cfg.max_seconds_per_scan > 0.0 else ()
-    return (*(_floor(version, name, cfg) for name in SUBJECTS), _calibration(version, cfg), *speed)
+    angles = (_angle(version, limit, cfg) for limit in _angle_limits(cfg))
+    return (*(_floor(version, name, cfg) for name in SUBJECTS), _calibration(version, cfg), *speed, *angles)
 
 
 def note_on(champion: ScoredVersion, cfg: RegisterConfig) -> tuple[Reason, ...]:
     """A note if the champion would not be promoted today; it speaks for the candidate and decides nothing."""
-    known = [reason for reason in musts(champion, cfg) if reason.check != SPEED or _is_known(champion)]
+    known = [reason for reason in musts(champion, cfg) if _is_known(champion, reason.check)]
     missed = [reason.text.rstrip(".") for reason in known if not reason.holds]
     if not missed:
         return ()
@@ -45,11 +89,11 @@ def floor_verdict(candidate: ScoredVersion, name: str, cfg: RegisterConfig) -> s
 
 
 def limit_rows(candidate: ScoredVersion, champion: ScoredVersion | None, cfg: RegisterConfig) -> tuple[Comparison, ...]:
-    """The lines of calibration and, where it has a limit, of speed."""
+    """The lines of calibration and, where these have a limit, of speed and angles."""
     rows = [_row(CALIBRATION, candidate, champion, cfg.max_calibration_error)]
     if cfg.max_seconds_per_scan > 0.0:
         rows.append(_row(SPEED, candidate, champion, cfg.max_seconds_per_scan))
-    return tuple(rows)
+    return (*rows, *(_angle_row(limit, candidate, champion, cfg) for limit in _angle_limits(cfg)))
 
 
 def _floor(version: ScoredVersion, name: str, cfg: RegisterConfig) -> Reason:
@@ -88,6 +132,36 @@ def _speed(version: ScoredVersion, cfg: RegisterConfig) -> Reason:
     return Reason(SPEED, "", verdict == _WITHIN, text)
 
 
+def _angle_limits(cfg: RegisterConfig) -> tuple[_AngleLimit, ...]:
+    """Those that are set."""
+    return tuple(limit for limit in _ANGLE_LIMITS if limit.of(cfg) != limit.off)
+
+
+def _angle(version: ScoredVersion, limit: _AngleLimit, cfg: RegisterConfig) -> Reason:
+    value = _value(version, limit.subject)
+    verdict = limit.verdict(value, cfg)
+    where = "angles (phantoms)" if version.phantom else "angles"
+    relation = verdict if verdict == _REACHES else f"is {verdict}"
+    text = f"{where}: {limit.words} {value:.3f}{limit.unit} {relation} of {limit.of(cfg):.3f}."
+    if verdict == _UNKNOWN:
+        text = (
+            f"{where}: the {limit.words} is not known, since the scores hold too few angles with a truth, or none. Put "
+            f"true curves into angles.csv beside dataset/ and run `sa2net evaluate` again, or set "
+            f"register.{limit.setting} to {limit.off:g}."
+        )
+    return Reason(limit.subject, "", verdict in (_WITHIN, _REACHES), text)
+
+
+def _angle_row(
+    limit: _AngleLimit, candidate: ScoredVersion, champion: ScoredVersion | None, cfg: RegisterConfig
+) -> Comparison:
+    row = _row(limit.subject, candidate, champion, limit.of(cfg))
+    verdict = limit.verdict(_value(candidate, limit.subject), cfg)
+    if limit.at_least:
+        return replace(row, verdict=verdict, floor=row.limit, limit=None)
+    return replace(row, verdict=verdict)
+
+
 def _row(subject: str, candidate: ScoredVersion, champion: ScoredVersion | None, limit: float) -> Comparison:
     value = _value(candidate, subject)
     other = math.nan if champion is None else _value(champion, subject)
@@ -102,7 +176,13 @@ def _row(subject: str, candidate: ScoredVersion, champion: ScoredVersion | None,
 
 
 def _value(version: ScoredVersion, subject: str) -> float:
-    return version.calibration_error if subject == CALIBRATION else version.seconds_per_scan
+    return {
+        CALIBRATION: version.calibration_error,
+        SPEED: version.seconds_per_scan,
+        ANGLE_MAD: version.angles.mad,
+        ANGLE_ICC: version.angles.icc,
+        ANGLE_REFUSED: version.angles.refused,
+    }[subject]
 
 
 def _limit_verdict(value: float, limit: float) -> str:
@@ -111,5 +191,6 @@ def _limit_verdict(value: float, limit: float) -> str:
     return _WITHIN if round(value, DECIMALS) <= limit else _ABOVE
 
 
-def _is_known(version: ScoredVersion) -> bool:
-    return not math.isnan(version.seconds_per_scan)
+def _is_known(version: ScoredVersion, check: str) -> bool:
+    """Whether a version could be asked; times and angles are not known of each that was scored before."""
+    return check not in (SPEED, *ANGLES) or not math.isnan(_value(version, check))

@@ -32,7 +32,7 @@ from sa2net.artifacts import (
 from sa2net.config import RegisterConfig
 from sa2net.errors import DataError
 from sa2net.registry import decision_page, store
-from sa2net.registry.decision import Decision, ScoredVersion
+from sa2net.registry.decision import AngleAgreement, Decision, ScoredVersion
 from sa2net.registry.versions import Version
 
 SCORED_RUN_TAG = "scored_run"
@@ -84,6 +84,18 @@ class Evaluation:
             calibration_error=scores.calibration.ece,
             seconds_per_scan=self.seconds_per_scan(),
             phantom=scores.phantom,
+            angles=self.angles(),
+        )
+
+    def angles(self) -> AngleAgreement:
+        """Agreement of the angles; NaN where it is not in `scores.json`."""
+        found = self.scores.angles
+        if found is None:
+            return AngleAgreement()
+        return AngleAgreement(
+            mad=math.nan if found.mad is None else found.mad.value,
+            icc=math.nan if found.icc is None else found.icc.value,
+            refused=math.nan if found.refused_share is None else found.refused_share,
         )
 
     def seconds_per_scan(self) -> float:
@@ -113,7 +125,8 @@ class Evaluation:
         for name, estimate in estimates.items():
             if estimate is not None:
                 tags |= _estimate_tags(f"dice_{name}", estimate)
-        return tags
+        known = vars(self.angles())
+        return tags | {f"angle_{name}": f"{value:.4f}" for name, value in known.items() if not math.isnan(value)}
 
     def headline(self) -> dict[str, float]:
         """The numbers by which executions are compared."""
@@ -231,7 +244,21 @@ def describe(evaluation: Evaluation, decision: Decision, revision: str) -> str:
         if estimate is not None:
             interval = "" if estimate.low is None else f"{estimate.low:.3f} to {estimate.high:.3f}"
             lines.append(f"| {label} | {estimate.value:.3f} | {interval} |")
+    lines += _angle_lines(scores, kind)
     return "\n".join([*lines, "", *(f"- {reason.text}" for reason in decision.reasons)])
+
+
+def _angle_lines(scores: Scores, kind: str) -> list[str]:
+    """A sentence on angles; empty where no truth was known."""
+    angles = scores.angles
+    if angles is None:
+        return []
+    said = f"Angles of {angles.pairs} {kind}"
+    if angles.mad is not None:
+        said += f": mean absolute difference {angles.mad.value:.1f} degrees"
+    if angles.icc is not None:
+        said += f", ICC(2,1) {angles.icc.value:.3f}"
+    return ["", f"{said}; {angles.refused} of {angles.compared} with a curve were refused an angle."]
 
 
 def model_identity(model: Path) -> str:

@@ -94,7 +94,7 @@ class Spacing(_Record):
 
     x_mm: float | None
     y_mm: float | None
-    source: Literal["given", "assumed square"]
+    source: Literal["given", "header", "assumed square"]
 
 
 class ModelIdentity(_Record):

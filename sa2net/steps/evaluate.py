@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sa2net.artifacts import (
+    ANGLES,
     EVALUATION_FILES,
     EVALUATION_REPORT,
     PER_SCAN,
@@ -21,12 +22,14 @@ from sa2net.artifacts import (
     write_scores,
 )
 from sa2net.config import EvaluateConfig
+from sa2net.data.angles import read_true_angles
 from sa2net.data.layout import list_path, read_cases
 from sa2net.data.store import data_md5
 from sa2net.errors import DataError
+from sa2net.evaluation.angle_scores import AngleMeasurer, summarise_angles
 from sa2net.evaluation.report import write_report
 from sa2net.evaluation.scoring import is_phantom, read_groups, score, summarise, timing
-from sa2net.evaluation.tables import write_subgroups, write_tables
+from sa2net.evaluation.tables import write_angles, write_subgroups, write_tables
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import tracking
 from sa2net.registry.environment import write_run_json
@@ -34,8 +37,9 @@ from sa2net.registry.revision import code_sha256
 
 logger = logging.getLogger(__name__)
 METRICS = ("dice", "iou", "nsd", "hd95")
-_DATA = tuple(f"data/{name}.py" for name in ("framing", "layout", "sweep"))
-EVALUATOR = ("anatomy.py", "artifacts", "config", *_DATA, "evaluation", "inference", "model", "steps/evaluate.py")
+_DATA = tuple(f"data/{name}.py" for name in ("angles", "framing", "layout", "sweep"))
+_ROOMS = ("artifacts", "config", "evaluation", "inference", "model", "scoliosis")
+EVALUATOR = ("anatomy.py", *_DATA, *_ROOMS, "steps/evaluate.py")
 """The code that a score depends on. Its sha256 is the evaluator's version: what differs in it may score otherwise."""
 
 
@@ -87,7 +91,7 @@ def run(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bo
         tracker.log_metrics(_numbers(scores) | {"seconds_per_scan": result.seconds_per_scan})
         if scores.mean.dice is not None:
             tracker.log_headline({f"{cfg.split}_dice_mean": scores.mean.dice.value})
-        for name in (SCORES, PER_SCAN, SUBGROUPS):
+        for name in (SCORES, PER_SCAN, SUBGROUPS, ANGLES):
             tracker.log_file(out / name)
         tracker.log_picture(out / EVALUATION_REPORT, policy=cfg.log_pictures, folder="")
         write_run_json(out, tracker, params=params, **known)
@@ -103,7 +107,8 @@ def _numbers(scores: Scores) -> dict[str, float]:
         for metric in METRICS
     }
     numbers = {name: estimate.value for name, estimate in estimates.items() if estimate is not None}
-    return numbers | {f"{scores.split}_calibration_error": scores.calibration.ece}
+    angles = scores.angles.metrics(scores.split) if scores.angles is not None else {}
+    return numbers | {f"{scores.split}_calibration_error": scores.calibration.ece} | angles
 
 
 def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bool = True) -> EvaluateResult:
@@ -116,25 +121,31 @@ def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, prog
             evidence=f"{list_path(data, cfg.split)} names no scan",
             action="List the scans there, one name a line, or choose another split with --set evaluate.split=...",
         )
+    truths = read_true_angles(data)
+    known = sum(case.name in truths for case in cases)
     predictor = Predictor.for_settings(model, cfg)
+    measure = AngleMeasurer(truths, cfg.measure, predictor.info) if known else None
     with (
         replaced_folder(out, EVALUATION_FILES) as fresh,
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as masks,
     ):
-        evaluation = score(cases, predictor.probabilities, cfg, masks=Path(masks), progress=progress)
+        evaluation = score(cases, predictor.probabilities, cfg, masks=Path(masks), measure=measure, progress=progress)
         scores = summarise(
             evaluation,
             cfg,
             data_md5=data_md5(data),
             model_sha256=folder_sha256(model),
             phantom=is_phantom(data, cases),
+            angles=summarise_angles(evaluation.results, cfg),
         )
         write_scores(fresh / SCORES, scores)
         write_tables(fresh, evaluation, scores)
         groups = read_groups(data, cases)
         write_subgroups(fresh, evaluation, cfg, groups)
+        write_angles(fresh, evaluation)
         write_report(fresh, evaluation, scores, cfg, masks=Path(masks), groups=groups)
         seconds = timing(evaluation, device=str(predictor.device), threads=cfg.threads)
         write_json(fresh / TIMING_JSON, seconds)
+    logger.info("Angles are compared in the %d of %d scans whose true curves are known", known, len(cases))
     logger.info("Scores, tables and report are in %s", out)
     return EvaluateResult(out, scores, float(seconds["seconds_per_scan"]["median"]), predictor.device.type)

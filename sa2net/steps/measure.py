@@ -3,7 +3,7 @@
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from sa2net.anatomy import CLASSES, IGNORE_INDEX
 from sa2net.artifacts import folder_sha256, write_json, write_text
 from sa2net.config import EvaluateConfig, MeasureConfig
 from sa2net.data.checks import SPACING_MM
+from sa2net.data.dicom import DicomScan, is_dicom, packages_missing
 from sa2net.data.framing import Grey
-from sa2net.data.layout import MASK_SUFFIX, read_mask, read_scan, write_png
+from sa2net.data.layout import MASK_SUFFIX, read_mask, write_png
+from sa2net.data.reading import NamedScan, read_named_scan
 from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetError
 from sa2net.inference.description import find_warnings
 from sa2net.inference.predictor import Predictor
@@ -46,6 +48,7 @@ COLUMNS = (
     "reasons",
     "warnings",
 )
+DicomWriter = Callable[[Path, DicomScan, Grey, Measurement], object]
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet would act on a cell that begins so
 
 
@@ -86,26 +89,28 @@ def run(
     masks: Path | None = None,
     spacing_mm: tuple[float, float] | None = None,
     model_name: str = "",
+    dicom: bool = False,
     progress: bool = True,
 ) -> Outcome:
     """Measure every scan that `scans` names.
 
     Writes for each `NAME.measure.json` and `NAME.measure.png`, the mask into `masks/` and the scan into `scans/`, and
-    over all `measure.csv`: a folder that stands for itself.
+    over all `measure.csv`: a folder that stands for itself. With `dicom` also `NAME.seg.dcm` and `NAME.sr.dcm`.
 
     Args:
-        scans: Files, folders (their PNG files) and globs.
+        scans: Files, folders (their PNG and DICOM files) and globs.
         out: Folder to write; made where absent.
         cfg: How the network is used (several scales are also taken as evidence of how sure an angle is), and in
             `measure` the limits of refusal and the words for severity.
         model: Model folder; needed without `masks`.
         masks: Folder of label maps to measure instead.
-        spacing_mm: Size of the pixels (x, y), mm, where known.
+        spacing_mm: Size of the pixels (x, y), mm, where known; else what a DICOM file says.
         model_name: How the model was asked for; kept in the JSON.
+        dicom: Write DICOM files about the scans, which must be DICOM files themselves; they hold who was scanned.
         progress: Show a progress bar.
 
     Raises:
-        ConfigError: Neither a model nor masks, or a spacing that cannot be.
+        ConfigError: Neither a model nor masks, a spacing that cannot be, or `dicom` where a scan is none.
         DataError: Nothing to do, or some files could not be used; all others are done by then.
         NegativeAnswerError: Every scan was refused.
     """
@@ -114,14 +119,19 @@ def run(
     if not paths:
         raise DataError("there is nothing to measure", evidence="results of `measure` only", action="Name scans.")
     named = _output_names(paths)
+    write_dicom = _dicom_writer(paths) if dicom else None
     segmenter = make_segmenter(model, masks, cfg, model_name)
     rows: list[dict[str, object]] = []
     faults: list[str] = []
     refused = 0
     for name, path in tqdm(named.items(), desc="measure", unit="scan", disable=not progress):
         try:
-            scan = read_scan(path)
-            mask, measurement = measure_scan(scan, path, segmenter, cfg=cfg.measure, spacing_mm=spacing_mm)
+            read = read_named_scan(path, spacing_mm)
+            scan = read.grey
+            mask, measurement = measure_scan(scan, path, segmenter, cfg=cfg.measure, spacing_mm=read.spacing_mm)
+            measurement = _with_notes(name, measurement, read)
+            if write_dicom is not None and read.dicom is not None:
+                write_dicom(out / name, read.dicom, mask, measurement)
         except Sa2NetError as error:
             logger.error("%s", error)
             faults.append(f"{path} ({error.evidence or error.what})")
@@ -188,6 +198,35 @@ def measure_scan(
         others=[other(scan, spacing_mm) for other in single],
         source=Source(scan=path.name, mask="network", model=segmenter.model, unlike=tuple(unlike)),
     )
+
+
+def _dicom_writer(paths: Sequence[Path]) -> DicomWriter:
+    """What writes DICOM files about scans, once it is sure that all of them are DICOM files.
+
+    Raises:
+        ConfigError: Some are not, or the packages are not installed.
+    """
+    others = [path.name for path in paths if not is_dicom(path)]
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        raise ConfigError(
+            "--dicom writes about DICOM files, and not all scans are such",
+            evidence=", ".join(others[:SHOWN]) + more,
+            action="Name DICOM files only, or leave --dicom out.",
+        )
+    try:
+        from sa2net.steps.dicom_results import write_dicom_results
+    except ModuleNotFoundError as error:
+        raise packages_missing(error) from error
+    return write_dicom_results
+
+
+def _with_notes(name: str, measurement: Measurement, read: NamedScan) -> Measurement:
+    """What the file itself has to say of the measurement: where the pixel size is from, and what to know of it."""
+    for note in read.notes:
+        logger.warning("%s: %s", name, note)
+    spacing = measurement.spacing.model_copy(update={"source": "header"}) if read.from_header else measurement.spacing
+    return measurement.model_copy(update={"spacing": spacing, "warnings": (*measurement.warnings, *read.notes)})
 
 
 def table_row(name: str, measurement: Measurement) -> dict[str, object]:

@@ -13,7 +13,8 @@ from sa2net.artifacts import folder_sha256, write_json
 from sa2net.config import EvaluateConfig
 from sa2net.data.checks import SPACING_MM
 from sa2net.data.framing import Grey
-from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS, read_scan, write_png
+from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS, write_png
+from sa2net.data.reading import read_named_scan
 from sa2net.errors import ConfigError, DataError, Sa2NetError
 from sa2net.evaluation.overlay import draw_mask
 from sa2net.inference.description import INTENDED_USE, class_areas, find_warnings
@@ -22,6 +23,10 @@ from sa2net.steps.batch.results import OVERLAY_SUFFIX
 
 logger = logging.getLogger(__name__)
 SHOWN = 5
+
+SCAN_FILES = (".png", ".dcm")
+DICOM_RESULTS = (".seg.dcm", ".sr.dcm")
+"""DICOM files that `measure` writes end so: label map, report."""
 
 
 def run(
@@ -39,11 +44,11 @@ def run(
     Writes for each `NAME_bone_3.png` (class ids, exactly the scan's size), `NAME_overlay.png` and `NAME.json`.
 
     Args:
-        scans: Files, folders (their PNG files) and globs.
+        scans: Files, folders (their PNG and DICOM files) and globs.
         model: Model folder.
         out: Folder to write; made where absent.
         cfg: Inference settings: mode, scales, flip, device, precision, threads.
-        spacing_mm: Size of the pixels (x, y), mm, where known.
+        spacing_mm: Size of the pixels (x, y), mm, where known; else what a DICOM file says.
         model_name: How the model was asked for; kept in the JSON.
         progress: Show a progress bar.
 
@@ -94,10 +99,10 @@ def segment(
     The JSON itself is left to the caller, who writes it last: where it lies, the pictures are whole.
 
     Args:
-        scan: File of the scan.
+        scan: File of the scan, PNG or DICOM.
         base: Where the pictures go; `_bone_3.png` and `_overlay.png` are put behind it.
         predictor: The network.
-        spacing_mm: Size of the pixels (x, y), mm, where known.
+        spacing_mm: Size of the pixels (x, y), mm, where known; else what a DICOM file says.
         identity: Which model it is.
         name: What the JSON calls the scan; empty = its file name.
         overlay: Draw the overlay.
@@ -106,12 +111,17 @@ def segment(
     Raises:
         DataError: The file is no scan that can be used; nothing is written then.
     """
-    grey = read_scan(scan, max_pixels=max_pixels)
-    prediction = predictor.probabilities(grey, spacing_mm)
+    named = read_named_scan(scan, spacing_mm, max_pixels=max_pixels)
+    grey = named.grey
+    prediction = predictor.probabilities(grey, named.spacing_mm)
     write_png(base.with_name(f"{base.name}{MASK_SUFFIX}.png"), prediction.mask)
     if overlay:
         write_png(base.with_name(f"{base.name}{OVERLAY_SUFFIX}.png"), draw_mask(grey, prediction.mask))
-    return _describe(name or scan.name, grey, prediction, predictor, spacing_mm, identity)
+    for note in named.notes:
+        logger.warning("%s: %s", name or scan.name, note)
+    described = _describe(name or scan.name, grey, prediction, predictor, named.spacing_mm, identity)
+    described["warnings"] += named.notes
+    return described
 
 
 def find_scans(named: Iterable[str]) -> list[Path]:
@@ -124,21 +134,25 @@ def find_scans(named: Iterable[str]) -> list[Path]:
     for text in named:
         path = Path(text)
         if path.is_dir():
-            matches = sorted(path.glob("*.[pP][nN][gG]"))
+            matches = sorted(file for file in path.iterdir() if file.suffix.lower() in SCAN_FILES)
         elif path.exists():
             matches = [path]
         else:
             matches = [Path(match) for match in sorted(glob.glob(text, recursive=True)) if Path(match).is_file()]  # noqa: PTH207 - absolute patterns
         if path.is_dir() or path not in matches:
-            matches = [match for match in matches if not match.stem.endswith((MASK_SUFFIX, OVERLAY_SUFFIX))]
+            matches = [match for match in matches if not _is_result(match)]
         if not matches:
             raise DataError(
                 f"{text} names no scan",
-                evidence="no such file, or no PNG file in it",
-                action="Name PNG files, a folder of them, or a glob.",
+                evidence="no such file, or no PNG or DICOM file (.dcm) in it",
+                action="Name PNG or DICOM files, a folder of them, or a glob.",
             )
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def _is_result(path: Path) -> bool:
+    return path.stem.endswith((MASK_SUFFIX, OVERLAY_SUFFIX)) or path.name.endswith(DICOM_RESULTS)
 
 
 def _output_names(paths: Sequence[Path]) -> dict[str, Path]:

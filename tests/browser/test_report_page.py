@@ -1,5 +1,6 @@
 """The evaluation report in Chromium with every connection cut: it asks for nothing and shows what matters."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 from scored_example import scored_example
 
 from sa2net.artifacts import EVALUATION_REPORT
+from sa2net.evaluation.angle_scores import summarise_angles
+from sa2net.evaluation.angles import Compared, ScanAngles
 from sa2net.evaluation.report import write_report
+from sa2net.scoliosis.result import CurveResult
 
 FLAGS = (
     "--no-sandbox",
@@ -45,6 +49,26 @@ def report(tmp_path_factory) -> tuple[Path, str]:
     phantom = scores.model_copy(update={"phantom": True})
     write_report(folder, evaluation, phantom, cfg, masks=masks, groups=groups)
     return folder / EVALUATION_REPORT, f"{scores.mean.dice.value:.3f}"
+
+
+@pytest.fixture(scope="module")
+def angles(tmp_path_factory) -> Path:
+    """The report of a split whose true angles are known: 10 measured, one of them far off, one refused, one missed."""
+    folder = tmp_path_factory.mktemp("angles")
+    _, masks, evaluation, scores, cfg = scored_example(folder)
+    known = []
+    for index, result in enumerate(evaluation.results):
+        truth, measured = 12.0 + 4.0 * index, 13.0 + 4.0 * index + (9.0 if index == 5 else 0.0)
+        curve = CurveResult.model_construct(angle_deg=measured, interval_90_deg=(measured - 3, measured + 3))
+        found = None if index in (3, 7) else curve
+        compared = Compared(truth, truth, found, index == 3, int(index == 7), 0, "left")
+        families = ("shadow", "motion_kink")[: index % 3]
+        scan = ScanAngles(compared, ("sweep_cut",) if index == 3 else (), families)
+        known.append(dataclasses.replace(result, angles=scan))
+    evaluation = dataclasses.replace(evaluation, results=tuple(known))
+    scores = scores.model_copy(update={"phantom": True, "angles": summarise_angles(known, cfg)})
+    write_report(folder, evaluation, scores, cfg, masks=masks, groups={})
+    return folder / EVALUATION_REPORT
 
 
 class Visit:
@@ -114,6 +138,36 @@ def test_pictures_are_drawn_and_nothing_overflows(browser, report):
     hollow = visit.page.locator("circle.beyond")
     assert hollow.count() == 1
     assert hollow.evaluate("dot => getComputedStyle(dot).stroke") == "rgb(86, 180, 233)"
+    visit.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_angles_are_shown_in_plots_that_are_read_without_colour(browser, angles, scheme):
+    visit = Visit(browser, angles, color_scheme=scheme)
+    assert visit.requests == []
+    assert visit.complaints == []
+    for plot in ("#angle-scatter", "#bland-altman"):
+        assert visit.page.locator(plot).is_visible()
+        assert visit.page.locator(f"{plot} circle").count() == 10
+        assert visit.page.locator(f"{plot} circle.beyond").count() == 1  # hollow: its interval misses the truth
+    assert visit.page.locator("#angle-scatter path.cross").count() == 2
+    assert visit.page.locator("#bland-altman line.level").count() == 3
+    paper, dot, line = (
+        brightness(visit.style("svg", "backgroundColor")),
+        brightness(visit.style("#bland-altman circle:not(.beyond)", "fill")),
+        brightness(visit.style("#bland-altman line.level", "stroke")),
+    )
+    assert abs(paper - dot) > 60
+    assert abs(paper - line) > 150
+    for width in (1200, 420):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.context.close()
+
+
+def test_a_page_without_true_angles_has_no_section(browser, report):
+    visit = Visit(browser, report[0])
+    assert visit.page.locator("#angle-agreement").count() == 0
     visit.context.close()
 
 

@@ -57,6 +57,7 @@ def test_step_writes_what_it_promises(evaluated, model, shared_data_root):
         artifacts.DICE_PER_CLASS,
         artifacts.RELIABILITY,
         artifacts.SUBGROUPS,
+        artifacts.ANGLES,
         artifacts.EVALUATION_REPORT,
         artifacts.TIMING_JSON,
         artifacts.RUN_JSON,

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from registry_cases import write_evaluation, write_model_folder
 
-from sa2net.artifacts import folder_sha256, write_json
+from sa2net.artifacts import SCORES, AngleScores, Estimate, folder_sha256, write_json, write_scores
 from sa2net.config import FloorsConfig, RegisterConfig
 from sa2net.errors import DataError
 from sa2net.registry import scored, store
@@ -68,6 +68,35 @@ def test_calibration_speed_and_phantoms_reach_the_gate(evaluation: Evaluation):
     assert decide(version, None, RegisterConfig()).phantom
 
 
+def test_angles_reach_the_gate(evaluation: Evaluation):
+    before = evaluation.of("version 1").angles
+    assert all(math.isnan(value) for value in (before.mad, before.icc, before.refused))
+    found = AngleScores(scans=9, compared=8, pairs=6, refused=2, refused_share=0.25, missed=0, extra=0)
+    for more, known in (({}, "refused"), ({"mad": Estimate(value=2.5)}, "mad"), ({"icc": Estimate(value=0.9)}, "icc")):
+        scores = evaluation.scores.model_copy(update={"angles": found.model_copy(update=more)})
+        write_scores(evaluation.folder / SCORES, scores)
+        angles = Evaluation.read(evaluation.folder, model_sha256=scores.model_sha256).of("version 1").angles
+        assert angles.refused == 0.25
+        assert not math.isnan(getattr(angles, known))
+    decision = decide(
+        Evaluation.read(evaluation.folder, model_sha256=scores.model_sha256).of("version 1"),
+        None,
+        RegisterConfig(min_angle_icc=0.95),
+    )
+    both = found.model_copy(update={"mad": Estimate(value=2.51), "icc": Estimate(value=0.9)})
+    scored_evaluation = Evaluation(evaluation.folder, evaluation.scores.model_copy(update={"angles": both}))
+    tags = scored_evaluation.tags()
+    assert (tags["angle_mad"], tags["angle_icc"], tags["angle_refused"]) == ("2.5100", "0.9000", "0.2500")
+    assert not [name for name in evaluation.tags() if name.startswith("angle")]
+    text = scored.describe(scored_evaluation, decision, "")
+    assert (
+        "Angles of 6 phantoms: mean absolute difference 2.5 degrees, ICC(2,1) 0.900; "
+        "2 of 8 with a curve were refused an angle."
+    ) in text
+    assert "Angles" not in scored.describe(evaluation, decide(evaluation.of("v"), None, RegisterConfig()), "")
+    assert "angles (phantoms): ICC(2,1) 0.900 is below the floor of 0.950." in [item.text for item in decision.reasons]
+
+
 @pytest.mark.parametrize("content", ["{}", '{"seconds_per_scan": 3}', '{"seconds_per_scan": {"median": "quick"}}', "["])
 def test_a_time_that_cannot_be_read_is_an_error(evaluation: Evaluation, content: str):
     (evaluation.folder / "timing.json").write_text(content)
@@ -88,6 +117,9 @@ def test_who_may_carry_it_out_is_no_part_of_a_decision(evaluation: Evaluation):
         {"margin": 0.03},
         {"max_calibration_error": 0.2},
         {"max_seconds_per_scan": 1.0},
+        {"max_angle_mad": 3.0},
+        {"min_angle_icc": 0.9},
+        {"max_angle_refused": 0.2},
         {"floors": FloorsConfig(rib=0.1)},
         {"seed": 1},
         {"name": "other"},
@@ -132,9 +164,15 @@ def test_the_longest_decision_fits_into_a_tag(evaluation: Evaluation):
     champion = evaluation.of("version 123456")
     object.__setattr__(champion, "dice", DICE - 0.3 + noise)
     object.__setattr__(champion, "model_sha256", "f" * 64)
-    cfg = RegisterConfig(max_seconds_per_scan=1.0)
+    cfg = RegisterConfig(max_seconds_per_scan=1.0, max_angle_mad=3.0, min_angle_icc=0.9, max_angle_refused=0.1)
     document = decide(evaluation.of("version 123457"), champion, cfg, withdrawn=True).to_dict()
-    assert {reason["check"] for reason in document["reasons"]} >= {"withdrawn", "speed", "note", "superior"}
+    assert {reason["check"] for reason in document["reasons"]} >= {
+        "withdrawn",
+        "speed",
+        "angle_icc",
+        "note",
+        "superior",
+    }
     assert len(scored.decision_tags(document, "r" * 32, "k" * 64)[scored.DECISION_TAG]) < 20_000
 
 

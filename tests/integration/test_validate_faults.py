@@ -275,6 +275,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "table without subject": (edit_table("name,subject", "name,patient"), ("scans.csv", "column subject"), "UTF-8 CSV"),
     "table not UTF-8": (replace("scans.csv", b"name,subject\ncaf\xe9,x\n"), ("scans.csv",), "UTF-8 CSV"),
     "truth not JSON": (replace("truth.json", b"{"), ("truth.json",), "Write it again"),
+    "angles without a side": (
+        replace("angles.csv", b"name,angle_deg,convex,upper_row,lower_row\ntrain_001,20,up,1,9\n"),
+        ("angles.csv", "line 2"),
+        "convex",
+    ),
     "masks folder missing": (
         lambda root: (root / "groundtruth" / "test").rename(root.parent / "gone"),
         ("groundtruth/test is missing",),

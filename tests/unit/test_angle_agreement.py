@@ -5,6 +5,7 @@ import pytest
 from spine_cases import Drawn, draw, without_side
 
 from sa2net.config import MeasureConfig
+from sa2net.data.angles import TrueCurve
 from sa2net.evaluation.angles import agree, compare, intraclass_correlation, match
 from sa2net.scoliosis import measure
 from sa2net.scoliosis.column import column_curves
@@ -32,6 +33,21 @@ def test_a_constant_shift_counts_against_agreement() -> None:
     assert intraclass_correlation(np.stack([values, values + 5.0], axis=1))[0] == pytest.approx(expected)
 
 
+def test_rows_that_do_not_vary_have_no_interval() -> None:
+    icc, low, high = intraclass_correlation(np.array([[20.0, 25.0]] * 4))
+    assert icc == 0.0  # all the variation is between the two rows
+    assert np.isnan([low, high]).all()
+    assert np.isnan(intraclass_correlation(np.full((4, 2), 20.0))).all()
+
+
+def test_a_higher_confidence_gives_a_wider_interval() -> None:
+    _, low, high = intraclass_correlation(SHROUT_AND_FLEISS)
+    _, lower, higher = intraclass_correlation(SHROUT_AND_FLEISS, 0.99)
+    assert lower < low < high < higher
+    wide = agree(SHROUT_AND_FLEISS[:, 0], SHROUT_AND_FLEISS[:, 2], confidence=0.99)
+    assert wide.icc_low < agree(SHROUT_AND_FLEISS[:, 0], SHROUT_AND_FLEISS[:, 2]).icc_low
+
+
 def test_agreement_by_hand() -> None:
     found = agree([12.0, 18.0, 33.0, 46.0], [10.0, 20.0, 30.0, 40.0])  # differences 2, -2, 3, 6
     assert (found.pairs, found.mad, found.bias, found.close) == (4, 3.25, 2.25, 0.75)
@@ -50,7 +66,7 @@ def measured(convex: str, upper: float, lower: float, angle: float = 20.0) -> Cu
 
 
 def test_a_curve_is_found_by_side_and_height() -> None:
-    curve = {"start": 100.0, "end": 900.0, "convex": "right"}
+    curve = TrueCurve(20.0, "right", 100.0, 900.0)
     right, wrong_side, far, small = (
         measured("right", 150.0, 850.0),
         measured("left", 100.0, 900.0),
@@ -61,19 +77,8 @@ def test_a_curve_is_found_by_side_and_height() -> None:
     assert match(curve, [wrong_side, far, small]) is None
 
 
-def truth_of(drawn: Drawn) -> dict[str, object]:
-    return {
-        "curves": [
-            {
-                "angle_deg": curve.angle,
-                "drawn_angle_deg": curve.angle,
-                "convex": curve.convex,
-                "start": curve.y_start,
-                "end": curve.y_end,
-            }
-            for curve in drawn.curves
-        ]
-    }
+def truth_of(drawn: Drawn) -> list[TrueCurve]:
+    return [TrueCurve(curve.angle, curve.convex, curve.y_start, curve.y_end) for curve in drawn.curves]
 
 
 def test_a_drawn_spine_is_compared_with_its_truth() -> None:
@@ -81,6 +86,7 @@ def test_a_drawn_spine_is_compared_with_its_truth() -> None:
     compared = compare(measure(drawn.mask, scan=drawn.scan, cfg=MeasureConfig()), truth_of(drawn))
     assert compared.truth == pytest.approx(42.0, abs=0.5)
     assert compared.counts
+    assert np.isnan(compared.drawn)  # nobody drew lines
     assert compared.found is not None
     assert abs(compared.found.angle_deg - 42.0) < 6.0
     assert (compared.refused, compared.missed, compared.extra) == (False, 0, 0)
@@ -103,13 +109,8 @@ def test_a_refused_scan_is_neither_found_nor_missed() -> None:
 def test_a_curve_on_the_other_side_is_missed_and_extra() -> None:
     drawn = draw(5, 42.0)
     measurement = measure(drawn.mask, scan=drawn.scan, cfg=MeasureConfig())
-    truth = {
-        "curves": [
-            {"angle_deg": 30.0, "drawn_angle_deg": 33.0, "convex": "left", "start": 100.0, "end": 110.0},
-        ]
-    }
-    compared = compare(measurement, truth)
-    assert (compared.found, compared.missed) == (None, 1)
+    compared = compare(measurement, [TrueCurve(30.0, "left", 100.0, 110.0, 33.0)])
+    assert (compared.found, compared.missed, compared.drawn, compared.convex) == (None, 1, 33.0, "left")
     assert compared.extra == sum(curve.angle_deg >= 10.0 for curve in measurement.curves) > 0
 
 

@@ -13,6 +13,7 @@ from registry_cases import scored_version
 from sa2net.config import RegisterConfig
 from sa2net.evaluation.differences import LEFT, RIGHT, WIDTH, Difference, difference_chart
 from sa2net.registry import decision_page
+from sa2net.registry.decision import AngleAgreement
 from sa2net.registry.gate import decide
 
 CFG = RegisterConfig(bootstrap_samples=500, max_seconds_per_scan=0.5)
@@ -76,6 +77,19 @@ def test_every_line_has_its_numbers_and_its_verdict():
         assert line[7].partition(" ")[2] == row["verdict"]
     assert lines[-1][1:5] == ["0.250", "0.500", "≤ 0.500", "-0.250"]
     assert {line[7][0] for line in lines} == {"✓"}  # read without colours
+
+
+def test_angles_have_their_lines_where_they_have_limits():
+    cfg = CFG.model_copy(update={"max_angle_mad": 3.0, "min_angle_icc": 0.95, "max_angle_refused": 0.1})
+    candidate = scored_version("version 2", table() + 0.03, angles=AngleAgreement(mad=2.5, icc=0.9, refused=0.0))
+    champion = scored_version("version 1", table(), angles=AngleAgreement(mad=3.5))
+    lines = rows(decision_page.render({**decide(candidate, champion, cfg).to_dict(), **FACTS}))
+    dash = "–"  # noqa: RUF001
+    assert [[*line[:5], line[7]] for line in lines[-3:]] == [
+        ["angle: mean difference degrees", "2.500", "3.500", "≤ 3.000", "-1.000", "✓ within the limit"],
+        ["angle: ICC(2,1) 1 is full agreement", "0.900", dash, "≥ 0.950", dash, "✗ below the floor"],
+        ["angle: refused share of scans with a curve", "0.000", dash, "≤ 0.100", dash, "✓ within the limit"],
+    ]
 
 
 def test_the_reasons_are_there_in_order_and_the_identities_whole():

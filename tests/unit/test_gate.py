@@ -1,5 +1,6 @@
 """The gate: hand-worked decisions, and what must hold whatever the scores are."""
 
+import dataclasses
 import json
 import math
 
@@ -12,7 +13,7 @@ from registry_cases import scored_version
 from sa2net.anatomy import FOREGROUND
 from sa2net.artifacts import ScanClassScore
 from sa2net.config import FloorsConfig, RegisterConfig
-from sa2net.registry.decision import MEAN, ScoredVersion
+from sa2net.registry.decision import MEAN, AngleAgreement, ScoredVersion
 from sa2net.registry.gate import decide
 
 CFG = RegisterConfig(bootstrap_samples=500)
@@ -152,6 +153,88 @@ def test_the_unknown_speed_of_a_champion_is_no_note():
     assert "note" not in {reason.check for reason in decision.reasons}
     slow = decide(quick, scored_version("version 1", table(), seconds_per_scan=0.9), limited)
     assert "0.900 s a scan is above the limit" in check(slow, "note", "").text
+
+
+# Limits of angles
+
+
+GOOD = AngleAgreement(mad=2.0, icc=0.97, refused=0.05)
+ANGLES = {"max_angle_mad": 3.0, "min_angle_icc": 0.95, "max_angle_refused": 0.1}
+
+
+def test_angles_are_looked_at_only_where_they_have_a_limit():
+    bad = scored_version("version 1", table(), angles=AngleAgreement(mad=30.0, icc=0.0, refused=1.0))
+    decision = decide(bad, None, CFG)
+    assert decision.verdict == "promote"
+    assert not {"angle_mad", "angle_icc", "angle_refused"} & {reason.check for reason in decision.reasons}
+    assert [row.subject for row in decision.table] == [MEAN, *(item.name for item in FOREGROUND), "calibration"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit", "field", "holds", "fails", "text"),
+    [
+        ("max_angle_mad", 3.0, "mad", 3.0, 3.000001, "mean absolute difference {:.3f} degrees is {} of 3.000."),
+        ("min_angle_icc", 0.95, "icc", 0.95, 0.949999, "ICC(2,1) {:.3f} {} of 0.950."),
+        ("max_angle_refused", 0.1, "refused", 0.1, 0.100001, "share of refused scans {:.3f} is {} of 0.100."),
+        ("max_angle_refused", 0.0, "refused", 0.0, 0.01, "share of refused scans {:.3f} is {} of 0.000."),
+    ],
+)
+def test_each_limit_of_angles_acts_like_a_floor(setting, limit, field, holds, fails, text):
+    cfg = CFG.model_copy(update={setting: limit})
+    words = ("reaches the floor", "is below the floor") if field == "icc" else ("within the limit", "above the limit")
+    for value, verdict, word in ((holds, "promote", words[0]), (fails, "refuse", words[1])):
+        decision = decide(scored_version("v", table(), angles=AngleAgreement(**{field: value})), None, cfg)
+        assert decision.verdict == verdict
+        reason = check(decision, f"angle_{field}", "")
+        assert (reason.holds, reason.text) == (verdict == "promote", "angles: " + text.format(value, word))
+        row = decision.table[-1]
+        assert (row.subject, row.candidate, row.verdict) == (f"angle_{field}", value, word.removeprefix("is "))
+        assert (row.floor, row.limit) == ((limit, None) if field == "icc" else (None, limit))
+
+
+@pytest.mark.parametrize("setting", ANGLES)
+def test_a_candidate_without_angles_is_refused_where_they_have_a_limit(setting):
+    cfg = CFG.model_copy(update={setting: ANGLES[setting]})
+    decision = decide(scored_version("v", table()), None, cfg)
+    assert decision.verdict == "refuse"
+    [reason] = [item for item in decision.reasons if not item.holds and item.check != "champion"]
+    assert "is not known" in reason.text
+    assert "angles.csv" in reason.text
+    assert f"register.{setting} to {'1' if setting == 'max_angle_refused' else '0'}." in reason.text
+    assert decision.table[-1].verdict == "not known"
+    assert "null" not in json.dumps(decision.to_dict(), allow_nan=False)
+
+
+def test_all_limits_of_angles_must_hold_for_a_challenger_too():
+    cfg = CFG.model_copy(update=ANGLES)
+    champion = scored_version("version 1", table(), angles=GOOD)
+    held = decide(scored_version("version 2", table() + 0.03, angles=GOOD), champion, cfg)
+    assert held.verdict == "promote"
+    refuses = AngleAgreement(mad=1.0, icc=0.99, refused=0.5)  # good angles, of few scans
+    assert decide(scored_version("version 2", table() + 0.03, angles=refuses), champion, cfg).verdict == "refuse"
+    row = held.table[-3]
+    assert (row.subject, row.candidate, row.champion, row.difference) == ("angle_mad", 2.0, 2.0, 0.0)
+
+
+def test_unknown_angles_of_a_champion_are_no_note_and_bad_ones_are():
+    cfg = CFG.model_copy(update=ANGLES)
+    candidate = scored_version("version 2", table() + 0.03, angles=GOOD)
+    unknown = decide(candidate, scored_version("version 1", table()), cfg)
+    assert unknown.verdict == "promote"
+    assert "note" not in {reason.check for reason in unknown.reasons}
+    bad = decide(candidate, scored_version("version 1", table(), angles=AngleAgreement(mad=9.0)), cfg)
+    assert "9.000 degrees is above the limit" in check(bad, "note", "").text
+
+
+def test_angles_of_phantoms_say_so():
+    version = dataclasses.replace(scored_version("v", table(), angles=GOOD), phantom=True)
+    decision = decide(version, None, CFG.model_copy(update=ANGLES))
+    assert check(decision, "angle_mad", "").text.startswith("angles (phantoms): mean absolute difference 2.000")
+
+
+def test_settings_of_angles_may_come_as_other_numbers():
+    cfg = RegisterConfig.model_validate({"max_angle_mad": 3, "min_angle_icc": 1, "max_angle_refused": 0})
+    assert (cfg.max_angle_mad, cfg.min_angle_icc, cfg.max_angle_refused) == (3.0, 1.0, 0.0)
 
 
 # What was rolled back

@@ -22,6 +22,9 @@ INSTALLED_BARE = {"kfp"}
 """In both images without its dependencies."""
 
 NOT_REACHED = {
+    ("sa2net.data.dicom", "pydicom"): "a batch reads PNG files alone",
+    ("sa2net.data.dicom_header", "pydicom"): "a batch reads PNG files alone",
+    ("sa2net.data.dicom_pixels", "pydicom"): "a batch reads PNG files alone",
     ("sa2net.artifacts.model", "torch"): "weights are read and written by steps that train or score",
     ("sa2net.artifacts.model", "safetensors"): "weights are read and written by steps that train or score",
 }

@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from sa2net.config import ValidateConfig
 from sa2net.data import store
+from sa2net.data.angles import read_true_angles
 from sa2net.data.examination import examine
 from sa2net.data.imports import import_data
 from sa2net.data.layout import read_cases, read_scan
@@ -28,6 +29,9 @@ def source(tmp_path: Path) -> Path:
     (root / "scans.csv").write_text("\n".join([lines[0] + ",ward", *(line + ",north" for line in lines[1:])]) + "\n")
     (root / "dataset/train/Thumbs.db").write_bytes(b"Anna")
     (root / "truth.json").write_text(json.dumps({"train_000": {"angle": 12}}))
+    (root / "angles.csv").write_text(
+        "name,angle_deg,convex,upper_row,lower_row,reader\ntrain_001,31.5,right,4,28,Anna B\ntest_000,12,left,2,20,Anna B\n"
+    )
     return root
 
 
@@ -72,6 +76,11 @@ def test_pseudonyms_replace_every_name_and_the_key_leads_back(source: Path, tmp_
     )
     truth = json.loads((out / "truth.json").read_text())
     assert [back[name]["name"] for name in truth] == ["train_000"]
+    read = {back[name]["name"]: curves for name, curves in read_true_angles(out).items()}
+    assert {name: [curve.angle_deg for curve in read[name].curves] for name in read} == {
+        "train_001": [31.5],
+        "test_000": [12.0],
+    }
     assert examine(ValidateConfig(), out, progress=False).report.passed
 
 
