@@ -5,12 +5,17 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import factories` under --import-mode=importlib
 sys.path.insert(0, str(Path(__file__).parent / "pipeline"))
 
 from factories import write_data_set
+
+# How long an example takes says more of what else the machine does than of the code.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session", autouse=True)
