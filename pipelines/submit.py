@@ -6,6 +6,7 @@ Settings are checked and images pinned before anything is sent, so that what can
 import json
 import re
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +26,7 @@ from pipelines.transport import Recorder
 from pipelines.watch import CANCELED, ENDED, Say, read, watch
 from sa2net.errors import ClusterError, ConfigError
 from sa2net.registry.environment import revision
+from sa2net.termination import kept_interrupt
 
 THIS_RUN = "(the submitted run)"
 ANYWHERE = {"env", "environments_file", "ca", "timeout"}
@@ -187,7 +189,13 @@ def _follow(cluster: Cluster, run_id: str, options: Mapping[str, Any], *, met: b
     pace = {"interval": options["interval"], "patience": options["patience"]}
     ended = partial(close_ended, run_id=run_id, say=click.echo)
     try:
-        watch(cluster, run_id, **pace, say=click.echo, met=met, ended=ended)
+        with kept_interrupt() as check:
+
+            def pause(seconds: float) -> None:
+                check()
+                time.sleep(seconds)
+
+            watch(cluster, run_id, **pace, say=click.echo, met=met, ended=ended, sleep=pause)
     except KeyboardInterrupt:
         click.echo(f"\nno longer watching; run {run_id} goes on", err=True)
         command = f"python -m pipelines.submit --env {options['env']}"

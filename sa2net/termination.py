@@ -1,8 +1,8 @@
-"""SIGTERM as an exception: what is half done is cleared away and a run is closed, as on Ctrl-C."""
+"""SIGTERM as an exception: what is half done is cleared away and a run is closed, as on Ctrl-C. And a Ctrl-C that is kept."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,3 +24,30 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def kept_interrupt() -> Iterator[Callable[[], None]]:
+    """Keep Ctrl-C in mind: Python drops an exception that is raised while an object is cleaned up, wherever that is.
+
+    Yields:
+        Raises KeyboardInterrupt if one was dropped; to be called in each turn of a loop.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    arrived = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        arrived.set()
+        signal.default_int_handler(number, frame)
+
+    def check() -> None:
+        if arrived.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

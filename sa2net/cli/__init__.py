@@ -3,7 +3,20 @@
 Only parsing and printing live here. Heavy modules are imported inside the verbs, so that `--help` stays quick.
 """
 
-from sa2net.cli import backup, batch, compare, data, doctor, line, lineage, measure, registry, use
+from sa2net.cli import backup, batch, compare, data, doctor, line, lineage, measure, monitor, registry, use
 from sa2net.cli.options import cli
 
-__all__ = ["backup", "batch", "cli", "compare", "data", "doctor", "line", "lineage", "measure", "registry", "use"]
+__all__ = [
+    "backup",
+    "batch",
+    "cli",
+    "compare",
+    "data",
+    "doctor",
+    "line",
+    "lineage",
+    "measure",
+    "monitor",
+    "registry",
+    "use",
+]

@@ -1,0 +1,133 @@
+"""Reviewed scans as a data set in the project's layout: ready to validate, and to train on."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sa2net.artifacts import file_sha256, read_json, write_text
+from sa2net.data.layout import (
+    MASK_SUFFIX,
+    SCANS_TABLE,
+    list_path,
+    mask_path,
+    name_problem,
+    read_mask,
+    read_scan,
+    scan_path,
+    write_png,
+)
+from sa2net.errors import DataError
+from sa2net.review.masks import Picture, corrected_mask
+from sa2net.review.record import Review
+from sa2net.review.store import latest_review
+from sa2net.scoliosis import Measurement
+
+RESULT = ".measure.json"
+ANGLES = "angles.csv"
+_TEST_SHARE = 0.2
+_FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        names: Name of each scan in the results -> its name in the data set.
+        problems: Scans that could not be written, in words.
+    """
+
+    names: dict[str, str]
+    problems: tuple[str, ...]
+
+
+def write_data_set(results: Path, out: Path) -> Exported:
+    """Write scans, corrected masks and angles of every scan whose latest review accepts or corrects it.
+
+    A fifth of the scans, drawn by the hash of their names, goes to `test`, the others to `train`. The subjects are not
+    known: each scan counts as a subject of its own until a person fills in `scans.csv` and looks at the lists. A name
+    that a data set cannot hold is replaced by one made of its hash.
+
+    Args:
+        results: Folder that `sa2net measure` wrote.
+        out: New data root; absent or empty.
+
+    Raises:
+        DataError: Fewer than three scans are accepted or corrected, or `out` is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not an empty folder", action="Name a new one.")
+    problems: list[str] = []
+    reviews: dict[str, Review] = {}
+    for path in sorted(results.glob(f"*{RESULT}")):
+        name = path.name.removesuffix(RESULT)
+        try:
+            review = latest_review(results, name).review
+            if review is not None and review.decision != "refused":
+                _read(results, name, review)
+                reviews[name] = review
+        except DataError as error:
+            problems.append(f"{name!r}: {error}")
+    if len(reviews) < _FEWEST:
+        raise DataError(
+            f"{results} holds {len(reviews)} scans that were accepted or corrected, a data set needs {_FEWEST}",
+            evidence="; ".join(problems[:3]),
+            action="Review more scans: train, val and test need one each.",
+        )
+    drawn = sorted(reviews, key=_digest)[: max(1, round(_TEST_SHARE * len(reviews)))]
+    names = {name: name if not name_problem(name) else f"scan_{_digest(name)[:12]}" for name in reviews}
+    scans: list[Sequence[object]] = []
+    angles: list[Sequence[object]] = []
+    for name, review in reviews.items():
+        plain, split = names[name], "test" if name in drawn else "train"
+        measured, scan, mask = _read(results, name, review)
+        write_png(scan_path(out, split, plain), scan)
+        write_png(mask_path(out, split, plain), corrected_mask(mask, measured, review.levels))
+        scans.append((plain, plain, "", measured.spacing.x_mm or "", measured.spacing.y_mm or ""))
+        angles += [
+            (plain, curve.angle_deg, curve.convex, curve.upper_row, curve.lower_row, curve.ends)
+            for curve in review.curves
+        ]
+    for split, wanted in (("train", False), ("test", True)):
+        listed = [names[name] for name in reviews if (name in drawn) is wanted]
+        write_text(list_path(out, split), "".join(f"{name}\n" for name in listed))
+    write_text(out / SCANS_TABLE, _table(("name", "subject", "device", "spacing_x_mm", "spacing_y_mm"), scans))
+    write_text(out / ANGLES, _table(("name", "angle_deg", "convex", "upper_row", "lower_row", "ends"), angles))
+    return Exported(names, tuple(problems))
+
+
+def _read(results: Path, name: str, review: Review) -> tuple[Measurement, Picture, Picture]:
+    """Measurement, scan and mask of a review.
+
+    Raises:
+        DataError: They cannot be read, do not fit each other, or are not those that were reviewed.
+    """
+    path = results / f"{name}{RESULT}"
+    if file_sha256(path) != review.measure_sha256:
+        raise DataError(
+            f"{path} is not what was reviewed", evidence="it was measured again since", action="Review it again."
+        )
+    try:
+        measured = Measurement.model_validate(read_json(path))
+    except ValidationError as error:
+        raise DataError(f"{path} is no measurement", evidence=str(error), action="Measure the scan again.") from error
+    scan = read_scan(results / "scans" / f"{name}.png")
+    mask = read_mask(results / "masks" / f"{name}{MASK_SUFFIX}.png")
+    if scan.shape != mask.shape or scan.shape != (measured.height, measured.width):
+        raise DataError(f"scan, mask and measurement of {name!r} differ in size", action="Measure it again.")
+    return measured, scan, mask
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([columns, *rows])
+    return stream.getvalue()

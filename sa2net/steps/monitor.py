@@ -1,0 +1,179 @@
+"""Monitor: hold new scans against reference scans, without labels; a table, a JSON and a page."""
+
+import csv
+import dataclasses
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sa2net.artifacts import folder_sha256, write_json, write_text
+from sa2net.config import EvaluateConfig
+from sa2net.data.layout import SCANS_TABLE, ScanRow, read_scan, read_table
+from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetError
+from sa2net.evaluation.drift import SIGNALS, Described, Drift, compare, describe_scan
+from sa2net.evaluation.drift_page import render
+from sa2net.inference.description import INTENDED_USE
+from sa2net.inference.predictor import Predictor
+from sa2net.steps.predict import SHOWN, find_scans
+
+logger = logging.getLogger(__name__)
+MONITOR_JSON = "monitor.json"
+MONITOR_TABLE = "monitor.csv"
+MONITOR_PAGE = "monitor.html"
+_FORMULA = ("=", "+", "-", "@")  # a spreadsheet would act on a cell that begins so
+
+
+def run(
+    model: Path,
+    reference: Sequence[str],
+    scans: Sequence[str],
+    out: Path,
+    *,
+    cfg: EvaluateConfig,
+    alpha: float = 0.01,
+    min_scans: int = 10,
+    device: str = "",
+    progress: bool = True,
+) -> Drift:
+    """Compare new scans with reference scans; writes `monitor.json`, `monitor.csv` and `monitor.html`.
+
+    Args:
+        model: Model folder.
+        reference: Scans that the model is known on: files, folders and globs.
+        scans: New scans, likewise.
+        out: Folder to write; made where absent.
+        cfg: How the network is used, and the limits of refusal.
+        alpha: Chance of one false alarm or more.
+        min_scans: With fewer scans on either side nothing is told.
+        device: Scanner of the new scans for which no `scans.csv` names one.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigError: A level or a number of scans that cannot be.
+        DataError: Nothing to compare, or some files could not be used; all others are done by then.
+        NegativeAnswerError: The scans differ.
+    """
+    if not 0.0 < alpha < 1.0 or min_scans < 3:
+        raise ConfigError(
+            "the test cannot be set up so",
+            evidence=f"alpha {alpha:g}, at least {min_scans} scans",
+            action="Give a level between 0 and 1, and at least 3 scans.",
+        )
+    sides = find_scans(reference), find_scans(scans)
+    both = {path.resolve() for path in sides[0]} & {path.resolve() for path in sides[1]}
+    if both:
+        raise DataError(
+            f"{len(both)} scans are new and reference at once",
+            evidence=str(min(both)),
+            action="Name other scans: what is compared with itself never drifts.",
+        )
+    predictor = Predictor.for_settings(model, cfg)
+    faults: list[str] = []
+    with tqdm(total=sum(map(len, sides)), desc="monitor", unit="scan", disable=not progress) as bar:
+        old = _describe_all(sides[0], predictor, cfg, "", faults, bar.update)
+        new = _describe_all(sides[1], predictor, cfg, device, faults, bar.update)
+    if not old or not new:
+        raise DataError(
+            "there is nothing to compare",
+            evidence=f"{len(new)} new and {len(old)} reference scans could be used; {'; '.join(faults[:SHOWN])}",
+            action="Mend these files, or name others.",
+        )
+    drift = compare(old, new, alpha=alpha, min_scans=min_scans)
+    sha256 = folder_sha256(model)
+    write_text(out / MONITOR_TABLE, _table(old, new))
+    write_json(out / MONITOR_JSON, _summary(drift, sha256, min_scans, len(old), len(faults)))
+    page = render(drift, references=len(old), failed=len(faults), model_sha256=sha256)
+    write_text(out / MONITOR_PAGE, page)
+    _answer(drift, faults, out)
+    return drift
+
+
+def _describe_all(
+    paths: Sequence[Path],
+    predictor: Predictor,
+    cfg: EvaluateConfig,
+    device: str,
+    faults: list[str],
+    done: Callable[[], object],
+) -> list[Described]:
+    """The signals of every scan that can be used; the others are named in `faults`; `done` is called after each."""
+    tables: dict[Path, Mapping[str, ScanRow]] = {}
+    described = []
+    for path in paths:
+        try:
+            row = _row(path, tables)
+            scan = read_scan(path)
+            prediction = predictor.probabilities(scan, row.spacing_mm)
+            signals = describe_scan(scan, prediction, cfg.measure, row.spacing_mm)
+            described.append(Described(path.stem, row.device or device, signals))
+        except Sa2NetError as error:
+            logger.error("%s", error)
+            faults.append(f"{path} ({error.evidence or error.what})")
+        done()
+    return described
+
+
+def _row(path: Path, tables: dict[Path, Mapping[str, ScanRow]]) -> ScanRow:
+    """What `scans.csv` says of a scan: beside it, or where a data set has it (ROOT/dataset/SPLIT/NAME.png)."""
+    folder = path.resolve().parent
+    if folder not in tables:
+        root = folder if (folder / SCANS_TABLE).exists() else folder.parent.parent
+        table = read_table(root)
+        if table.problem:
+            raise DataError(f"{root / SCANS_TABLE} {table.problem}", action=table.cure)
+        tables[folder] = table.rows
+    return tables[folder].get(path.stem, ScanRow(subject=path.stem))
+
+
+def _table(old: Sequence[Described], new: Sequence[Described]) -> str:
+    """`monitor.csv` as text: one row a scan; no cell is a formula, and a class that was not found is an empty one."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["scan", "side", "device", *SIGNALS])
+    for side, items in (("reference", old), ("new", new)):
+        for item in items:
+            names = [f"'{text}" if text.startswith(_FORMULA) else text for text in (item.name, item.device)]
+            values = [item.signals[signal] for signal in SIGNALS]
+            writer.writerow([names[0], side, names[1], *("" if math.isnan(v) else round(v, 6) for v in values)])
+    return stream.getvalue()
+
+
+def _summary(drift: Drift, sha256: str, min_scans: int, references: int, failed: int) -> dict[str, object]:
+    return {
+        "schema_version": 1,
+        "verdict": drift.verdict,
+        "alpha": drift.alpha,
+        "min_scans": min_scans,
+        "reference_scans": references,
+        "failed": failed,
+        "model_sha256": sha256,
+        "devices": [dataclasses.asdict(item) for item in drift.devices],
+        "signals": [dataclasses.asdict(item) for item in drift.compared],
+        "outliers": [dataclasses.asdict(item) for item in drift.outliers],
+        "intended_use": INTENDED_USE,
+    }
+
+
+def _answer(drift: Drift, faults: Sequence[str], out: Path) -> None:
+    """Raise where files were bad, or the scans differ; a drift is said in both cases."""
+    found = [item for item in drift.compared if item.drifted]
+    shown = ", ".join(
+        f"{item.signal} (p {item.p_holm:.2g}{f', {item.device}' if item.device else ''})" for item in found[:SHOWN]
+    )
+    if faults:
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise DataError(
+            f"{len(faults)} scans could not be used; of the others: {drift.verdict}",
+            evidence="; ".join(faults[:SHOWN]) + more,
+            action=f"Mend or leave out these files; the others are compared in {out}.",
+        )
+    if found:
+        raise NegativeAnswerError(
+            f"the new scans differ from the reference in {len(found)} signal{'s' if len(found) > 1 else ''}",
+            evidence=shown + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""),
+            action=f"Look at {out / MONITOR_PAGE}, and at the masks of these scans, before the model is used on them.",
+        )
