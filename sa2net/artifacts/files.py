@@ -34,6 +34,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def plain_cell(value: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula; what is no text stays as it is."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sa2net.anatomy import CLASSES, IGNORE_INDEX
-from sa2net.artifacts import folder_sha256, write_json, write_text
+from sa2net.artifacts import folder_sha256, plain_cell, write_json, write_text
 from sa2net.config import EvaluateConfig, MeasureConfig
 from sa2net.data.checks import SPACING_MM
 from sa2net.data.dicom import DicomScan, is_dicom, packages_missing
@@ -49,7 +49,6 @@ COLUMNS = (
     "warnings",
 )
 DicomWriter = Callable[[Path, DicomScan, Grey, Measurement], object]
-_FORMULA = ("=", "+", "-", "@")  # a spreadsheet would act on a cell that begins so
 
 
 @dataclass(frozen=True)
@@ -261,12 +260,7 @@ def render_table(rows: Sequence[dict[str, object]]) -> str:
     writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(
-            {
-                key: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
-                for key, cell in row.items()
-            }
-        )
+        writer.writerow({key: plain_cell(cell) for key, cell in row.items()})
     return stream.getvalue()
 
 

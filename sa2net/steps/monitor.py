@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sa2net.artifacts import folder_sha256, write_json, write_text
+from sa2net.artifacts import folder_sha256, plain_cell, write_json, write_text
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import SCANS_TABLE, ScanRow, read_scan, read_table
+from sa2net.data.layout import SCANS_TABLE, ScanRow, read_table
+from sa2net.data.reading import read_named_scan
 from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetError
 from sa2net.evaluation.drift import SIGNALS, Described, Drift, compare, describe_scan
 from sa2net.evaluation.drift_page import render
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 MONITOR_JSON = "monitor.json"
 MONITOR_TABLE = "monitor.csv"
 MONITOR_PAGE = "monitor.html"
-_FORMULA = ("=", "+", "-", "@")  # a spreadsheet would act on a cell that begins so
 
 
 def run(
@@ -106,9 +106,9 @@ def _describe_all(
     for path in paths:
         try:
             row = _row(path, tables)
-            scan = read_scan(path)
-            prediction = predictor.probabilities(scan, row.spacing_mm)
-            signals = describe_scan(scan, prediction, cfg.measure, row.spacing_mm)
+            scan = read_named_scan(path, row.spacing_mm)
+            prediction = predictor.probabilities(scan.grey, scan.spacing_mm)
+            signals = describe_scan(scan.grey, prediction, cfg.measure, scan.spacing_mm)
             described.append(Described(path.stem, row.device or device, signals))
         except Sa2NetError as error:
             logger.error("%s", error)
@@ -136,9 +136,9 @@ def _table(old: Sequence[Described], new: Sequence[Described]) -> str:
     writer.writerow(["scan", "side", "device", *SIGNALS])
     for side, items in (("reference", old), ("new", new)):
         for item in items:
-            names = [f"'{text}" if text.startswith(_FORMULA) else text for text in (item.name, item.device)]
             values = [item.signals[signal] for signal in SIGNALS]
-            writer.writerow([names[0], side, names[1], *("" if math.isnan(v) else round(v, 6) for v in values)])
+            named = [plain_cell(item.name), side, plain_cell(item.device)]
+            writer.writerow([*named, *("" if math.isnan(v) else round(v, 6) for v in values)])
     return stream.getvalue()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_cases import make_dicom, write_dicom
 from factories import draw_case
 from random_model import write_random_model
 
@@ -63,6 +64,14 @@ def test_another_gain_is_drift(root: Path, tmp_path: Path, capsys: pytest.Captur
     assert run(root, root / "gain", tmp_path) == 1
     assert "grey_mean" in capsys.readouterr().err
     assert said(tmp_path)["verdict"] == "drift"
+
+
+def test_dicom_scans_are_read(root: Path, tmp_path: Path) -> None:
+    for index in range(COUNT):
+        write_dicom(tmp_path / "dicom" / f"same_{index}.dcm", make_dicom(draw_case(100 + index)[0]))
+    for place, scans in (("a", root / "same"), ("b", tmp_path / "dicom")):
+        assert run(root, scans, tmp_path / place) == 0
+    assert (tmp_path / "a" / "monitor.csv").read_bytes() == (tmp_path / "b" / "monitor.csv").read_bytes()
 
 
 def test_few_scans_cannot_tell(root: Path, tmp_path: Path) -> None:
