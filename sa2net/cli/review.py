@@ -1,0 +1,63 @@
+"""The page on which a person checks and corrects measured angles."""
+
+from pathlib import Path
+
+import click
+
+from sa2net.cli.options import PATH, cli, load
+
+
+@cli.command()
+@click.argument("folder", type=PATH)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of 127.0.0.1; 0 = a free one.")
+@click.option("--no-browser", is_flag=True, help="Print the link and open nothing.")
+@click.option("--export", type=PATH, default=None, help="Write table, pages and data set into this folder instead.")
+@click.option("--set", "overrides", multiple=True, metavar="evaluate.measure.KEY=VALUE", help="Limits of refusal.")
+@click.option("--params", type=PATH, default=None, help="Settings file; default: params.yaml here, where there is one.")
+def review(
+    folder: Path, port: int, no_browser: bool, export: Path | None, overrides: tuple[str, ...], params: Path | None
+) -> None:
+    """Check and correct the angles that `measure` wrote into FOLDER, on a page of this machine. Research use only.
+
+    Every save is a new file below FOLDER/reviews. Ctrl-C ends the page.
+
+    Example: sa2net review angles
+    """
+    from sa2net.review.results import Results
+
+    results = Results(folder)
+    if export is not None:
+        _export(results, export)
+        return
+    from sa2net.review.server import review_server
+
+    cfg = load(params, overrides).evaluate.measure
+    with review_server(results, cfg, port=port) as server:
+        click.echo(f"{len(results.names)} scans: {server.link}")
+        click.echo("Only this machine can open it. Ctrl-C ends it.")
+        if not no_browser:
+            click.launch(server.link)
+        server.run()
+
+
+def _export(results: object, out: Path) -> None:
+    from sa2net.artifacts import write_text
+    from sa2net.errors import DataError
+    from sa2net.review.data_set import write_data_set
+    from sa2net.review.exports import reviewed, table, to_pdf
+    from sa2net.review.results import Results
+
+    assert isinstance(results, Results)  # noqa: S101 - heavy imports stay inside
+    items = reviewed(results)
+    write_text(out / "review.csv", table(items))
+    (out / "review.pdf").write_bytes(to_pdf(results, items))
+    click.echo(f"{sum(item.review is not None for item in items)} of {len(items)} scans are reviewed: {out}/review.csv, review.pdf")
+    try:
+        done = write_data_set(results.root, out / "scoliosis3classes")
+    except DataError as error:
+        raise DataError(
+            "table and pages are written, and no data set", evidence=error.evidence or error.what, action=error.action
+        ) from error
+    for problem in done.problems:
+        click.echo(f"left out: {problem}", err=True)
+    click.echo(f"{len(done.names)} scans with corrected masks: {out}/scoliosis3classes")

@@ -1,0 +1,234 @@
+"""The review page's server: lists scans, answers with angles while levels are dragged, saves decisions, exports.
+
+All angles come from the library; the page draws and sends levels.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp
+
+from sa2net.config import MeasureConfig
+from sa2net.errors import DataError, Sa2NetError
+from sa2net.review.exports import reviewed, table, to_pdf
+from sa2net.review.guard import Guard
+from sa2net.review.reading import HandCurve, HandLevel, Reading, read_levels
+from sa2net.review.record import Review, ReviewedCurve
+from sa2net.review.results import Measured, Results
+from sa2net.review.store import ConflictError, latest_review, save_review
+
+STATIC = Path(__file__).parent / "static"
+_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_FILES = {path.name: path for path in sorted(STATIC.iterdir()) if path.suffix in _KINDS}
+
+
+class Edit(BaseModel):
+    """Levels as they are on the page, and end levels chosen by hand."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    levels: tuple[HandLevel, ...] = Field(max_length=60)
+    chosen: tuple[HandCurve, ...] = Field(default=(), max_length=20)
+
+
+class Save(Edit):
+    """A decision, and the version that the reader saw last."""
+
+    opened: int = Field(ge=0, le=9998)
+    decision: Literal["accepted", "corrected", "refused"]
+    reader: str = Field(min_length=1, max_length=200)
+    comment: str = Field(default="", max_length=4000)
+
+
+def make_app(results: Results, *, token: str, hosts: tuple[str, ...], cfg: MeasureConfig) -> ASGIApp:
+    """The application, guarded.
+
+    Args:
+        results: What `sa2net measure` wrote.
+        token: Secret of the link.
+        hosts: Values of the `Host` header that are this server's.
+        cfg: Limits of refusal for levels that were moved.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(Sa2NetError, _say)
+    app.add_exception_handler(KeyError, _unknown)
+    for address, page in {"/": "list.html", "/scan/{scan_id}": "scan.html"}.items():
+        app.add_api_route(address, _page(page), methods=["GET"])
+    app.add_api_route("/static/{name}", lambda name: _file(name), methods=["GET"])
+    _add_scans(app, results, cfg)
+    _add_exports(app, results)
+    return Guard(app, token=token, hosts=hosts)
+
+
+def _add_scans(app: FastAPI, results: Results, cfg: MeasureConfig) -> None:
+    @app.get("/api/scans")
+    def scans() -> list[dict[str, Any]]:
+        return [_row(results, scan_id, name) for scan_id, name in results.names.items()]
+
+    @app.get("/api/scans/{scan_id}")
+    def scan(scan_id: str) -> dict[str, Any]:
+        name, ids = results.names[scan_id], list(results.names)
+        place = ids.index(scan_id)
+        found = latest_review(results.root, name)
+        return {
+            "name": name,
+            "measurement": results.measured(name).measurement.model_dump(mode="json"),
+            "review": found.review.model_dump(mode="json") if found.review else None,
+            "opened": found.newest,
+            "problems": found.problems,
+            "before": ids[place - 1] if place else None,
+            "after": ids[place + 1] if place + 1 < len(ids) else None,
+        }
+
+    pictures = {"scan": results.scan_png, "mask": results.mask_png, "thumbnail": results.thumbnail}
+
+    @app.get("/api/scans/{scan_id}/{picture}.png")
+    def picture(scan_id: str, picture: str) -> Response:
+        return Response(pictures[picture](results.names[scan_id]), media_type="image/png")
+
+    @app.post("/api/scans/{scan_id}/angles")
+    def angles(scan_id: str, edit: Edit) -> dict[str, Any]:
+        name = results.names[scan_id]
+        return _reading_json(_read(results, name, results.measured(name), edit, cfg))
+
+    @app.post("/api/scans/{scan_id}/reviews")
+    def save(scan_id: str, given: Save) -> JSONResponse:
+        name = results.names[scan_id]
+        measured = results.measured(name)
+        review = _review(results, name, measured, given, cfg)
+        try:
+            save_review(results.root, name, review, opened=given.opened)
+        except ConflictError as error:
+            return JSONResponse({"error": str(error), "newest": error.newest}, 409)
+        return JSONResponse({"version": review.version, "saved_at": review.saved_at.isoformat()}, 201)
+
+
+def _add_exports(app: FastAPI, results: Results) -> None:
+    @app.get("/api/review.csv")
+    def csv_table() -> Response:
+        return _download(table(reviewed(results)).encode(), "review.csv", "text/csv; charset=utf-8")
+
+    @app.get("/api/review.pdf")
+    def pdf() -> Response:
+        return _download(to_pdf(results, reviewed(results)), "review.pdf", "application/pdf")
+
+
+def _read(results: Results, name: str, measured: Measured, edit: Edit, cfg: MeasureConfig) -> Reading:
+    measurement = measured.measurement
+    try:
+        band = results.band(name, measurement)
+        return read_levels(edit.levels, edit.chosen, measurement, band=band, cfg=cfg)
+    except ValueError as error:
+        raise DataError("the levels cannot be used", evidence=str(error), action="Load the page again.") from error
+
+
+def _review(results: Results, name: str, measured: Measured, given: Save, cfg: MeasureConfig) -> Review:
+    """The record of a decision; its angles are computed here and not taken from the page."""
+    curves: tuple[ReviewedCurve, ...] = ()
+    if given.decision != "refused":
+        curves = _curves(_read(results, name, measured, given, cfg))
+    try:
+        return Review(
+            version=given.opened + 1,
+            decision=given.decision,
+            reader=given.reader.strip(),
+            saved_at=datetime.now(UTC),
+            comment=given.comment,
+            measure_sha256=measured.sha256,
+            model=measured.measurement.model,
+            levels=given.levels,
+            chosen=given.chosen,
+            curves=curves,
+        )
+    except ValueError as error:
+        said = "these levels give no angle: the scan can be refused only" if not curves else str(error)
+        raise DataError("the review cannot be saved", evidence=said, action="Correct the levels, or refuse it.") from error
+
+
+def _curves(reading: Reading) -> tuple[ReviewedCurve, ...]:
+    """Curves with ends chosen by hand, where there are some; else those that were found."""
+    levels = reading.measurement.levels
+    if reading.chosen:
+        return tuple(
+            ReviewedCurve(
+                angle_deg=round(item.angle, 2),
+                interval_90_deg=(round(item.interval_90[0], 2), round(item.interval_90[1], 2)),
+                lines_deg=None if item.lines is None else round(item.lines, 2),
+                convex=item.convex,
+                upper_row=levels[item.curve.upper].middle[1],
+                lower_row=levels[item.curve.lower].middle[1],
+                ends="by hand",
+            )
+            for item in reading.chosen
+        )
+    return tuple(
+        ReviewedCurve(
+            angle_deg=curve.angle_deg,
+            interval_90_deg=curve.interval_90_deg,
+            lines_deg=curve.estimates.lines,
+            convex=curve.convex,
+            upper_row=curve.upper_row,
+            lower_row=curve.lower_row,
+            ends="automatic",
+        )
+        for curve in reading.measurement.curves
+    )
+
+
+def _reading_json(reading: Reading) -> dict[str, Any]:
+    return {
+        "measurement": reading.measurement.model_dump(mode="json"),
+        "chosen": [{**asdict(item), "curve": item.curve.model_dump()} for item in reading.chosen],
+    }
+
+
+def _row(results: Results, scan_id: str, name: str) -> dict[str, Any]:
+    """One line of the list; what cannot be read is said in it."""
+    found = latest_review(results.root, name)
+    row: dict[str, Any] = {
+        "id": scan_id,
+        "name": name,
+        "decision": found.review.decision if found.review else "",
+        "reader": found.review.reader if found.review else "",
+        "problems": list(found.problems),
+    }
+    try:
+        measurement = results.measured(name).measurement
+    except Sa2NetError as error:
+        return row | {"status": "damaged", "angle": None, "interval": None, "warnings": 0, "problems": [str(error)]}
+    largest = measurement.largest
+    reviewed_angle = max((curve.angle_deg for curve in found.review.curves), default=None) if found.review else None
+    return row | {
+        "status": measurement.status,
+        "angle": largest.angle_deg if largest else None,
+        "interval": largest.interval_90_deg if largest else None,
+        "reviewed": reviewed_angle,
+        "warnings": len(measurement.warnings) + len(measurement.refusals),
+    }
+
+
+def _page(name: str) -> Callable[[], Response]:
+    return lambda: _file(name)
+
+
+def _file(name: str) -> Response:
+    path = _FILES[name]
+    return Response(path.read_bytes(), media_type=f"{_KINDS[path.suffix]}; charset=utf-8")
+
+
+def _download(content: bytes, name: str, kind: str) -> Response:
+    return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def _say(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 422)
+
+
+def _unknown(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": "there is no such page or scan"}, 404)

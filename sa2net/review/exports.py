@@ -1,0 +1,181 @@
+"""Reviews as a table and as pages on paper: every scan with its latest decision."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sa2net.artifacts import plain_cell
+from sa2net.errors import Sa2NetError
+from sa2net.review.record import Review
+from sa2net.review.results import Results
+from sa2net.review.store import latest_review
+from sa2net.scoliosis import Measurement
+from sa2net.scoliosis.result import ANGLE_KIND
+
+COLUMNS = (
+    "scan",
+    "decision",
+    "reader",
+    "saved_at",
+    "version",
+    "angle_deg",
+    "interval_low_deg",
+    "interval_high_deg",
+    "lines_deg",
+    "convex",
+    "curves",
+    "measured_deg",
+    "model_sha256",
+    "comment",
+    "problems",
+)
+_TALLEST = 900
+_PAPER = (8.27, 11.69)  # inches, A4
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A scan and what was decided of it last.
+
+    Attributes:
+        name: Of the scan.
+        measurement: None where it cannot be read.
+        review: None where nobody has decided yet.
+        problems: What cannot be read, in words.
+    """
+
+    name: str
+    measurement: Measurement | None
+    review: Review | None
+    problems: tuple[str, ...]
+
+
+def reviewed(results: Results) -> list[Reviewed]:
+    """Every scan with its latest decision."""
+    found = []
+    for name in results.names.values():
+        latest = latest_review(results.root, name)
+        measurement, problems = None, latest.problems
+        try:
+            measurement = results.measured(name).measurement
+        except Sa2NetError as error:
+            problems += (str(error),)
+        found.append(Reviewed(name, measurement, latest.review, problems))
+    return found
+
+
+def table(items: Sequence[Reviewed]) -> str:
+    """`review.csv` as text: one row a scan, by its largest curve; no cell is a formula."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for item in items:
+        row: dict[str, object] = {"scan": item.name, "problems": "; ".join(item.problems)}
+        if item.measurement is not None:
+            row |= {"measured_deg": item.measurement.largest_angle_deg, "model_sha256": item.measurement.model.sha256}
+        if item.review is not None:
+            row |= _decision(item.review)
+        writer.writerow({key: plain_cell(cell) for key, cell in row.items()})
+    return stream.getvalue()
+
+
+def to_pdf(results: Results, items: Sequence[Reviewed]) -> bytes:
+    """One page a scan that somebody decided on: picture with lines, numbers, reader, date and comment."""
+    stream = io.BytesIO()
+    with mpl.rc_context({"pdf.fonttype": 42}), PdfPages(stream, metadata={"Title": "Curve angles, reviewed"}) as pages:
+        chosen = [item for item in items if item.review is not None and item.measurement is not None]
+        for item in chosen or [None]:
+            pages.savefig(_empty() if item is None else _page(results, item))
+    return stream.getvalue()
+
+
+def _decision(review: Review) -> dict[str, object]:
+    row: dict[str, object] = {
+        "decision": review.decision,
+        "reader": review.reader,
+        "saved_at": review.saved_at.isoformat(timespec="seconds"),
+        "version": review.version,
+        "curves": len(review.curves),
+        "comment": review.comment,
+    }
+    if review.curves:
+        largest = max(review.curves, key=lambda curve: curve.angle_deg)
+        low, high = largest.interval_90_deg
+        row |= {"angle_deg": largest.angle_deg, "interval_low_deg": low, "interval_high_deg": high}
+        row |= {"lines_deg": largest.lines_deg, "convex": largest.convex}
+    return row
+
+
+def _page(results: Results, item: Reviewed) -> Figure:
+    review, measurement = item.review, item.measurement
+    assert review is not None and measurement is not None  # noqa: S101 - chosen so
+    figure = Figure(figsize=_PAPER)
+    axes = figure.add_axes((0.05, 0.05, 0.42, 0.86))
+    axes.axis("off")
+    try:
+        _draw(axes, results.scan(item.name), review)
+    except Sa2NetError as error:
+        axes.text(0.0, 0.5, str(error), wrap=True, parse_math=False)
+    lines = [f"{review.decision} by {review.reader}", f"{review.saved_at:%Y-%m-%d %H:%M} UTC, version {review.version}", ""]
+    for curve in review.curves:
+        low, high = curve.interval_90_deg
+        lines += [
+            f"{curve.angle_deg:.1f} degrees, convex to the {curve.convex} of the picture",
+            f"90 % interval {low:.1f} to {high:.1f}; ends {curve.ends}",
+            "two lines alone: not known" if curve.lines_deg is None else f"two lines alone: {curve.lines_deg:.1f}",
+            "",
+        ]
+    if measurement.largest_angle_deg is not None:
+        lines.append(f"largest as measured: {measurement.largest_angle_deg:.1f} degrees")
+    lines += [f"refused: {refusal.reason}" for refusal in measurement.refusals]
+    network = measurement.model.sha256[:16] or "none, label map given"
+    lines += [f"network: {network}", "", *(["comment:", review.comment] if review.comment else [])]
+    figure.text(0.05, 0.95, item.name, fontsize=12, weight="bold", parse_math=False)
+    figure.text(0.05, 0.93, f"{ANGLE_KIND}. Research use only.", fontsize=8)
+    y = 0.89
+    for line in lines:
+        for part in _wrapped(line):
+            figure.text(0.52, y, part, fontsize=9, va="top", parse_math=False)
+            y -= 0.018
+    return figure
+
+
+def _draw(axes: object, scan: npt.NDArray[np.uint8], review: Review) -> None:
+    height, width = scan.shape
+    small = Image.fromarray(scan)
+    small.thumbnail((_TALLEST, _TALLEST))
+    axes.imshow(np.asarray(small), cmap="gray", vmin=0, vmax=255, extent=(-0.5, width - 0.5, height - 0.5, -0.5))  # type: ignore[attr-defined]
+    for level in review.levels:
+        if level.left is not None and level.right is not None:
+            (x0, y0), (x1, y1) = level.left, level.right
+            axes.plot((x0, x1), (y0, y1), color="white", linewidth=1.6)  # type: ignore[attr-defined]
+            axes.plot((x0, x1), (y0, y1), color="black", linewidth=0.6)  # type: ignore[attr-defined]
+    for curve in review.curves:
+        for row in (curve.upper_row, curve.lower_row):
+            axes.axhline(row, color="#e69f00", linewidth=0.8, linestyle="--")  # type: ignore[attr-defined]
+
+
+def _empty() -> Figure:
+    figure = Figure(figsize=_PAPER)
+    figure.text(0.05, 0.95, "No scan was reviewed yet.")
+    return figure
+
+
+def _wrapped(line: str, width: int = 52) -> list[str]:
+    parts: list[str] = []
+    for text in line.splitlines() or [""]:
+        while len(text) > width:
+            cut = text.rfind(" ", 0, width)
+            cut = cut if cut > 0 else width
+            parts.append(text[:cut])
+            text = text[cut:].lstrip()
+        parts.append(text)
+    return parts
