@@ -51,7 +51,9 @@ def _export(results: object, out: Path) -> None:
     items = reviewed(results)
     write_text(out / "review.csv", table(items))
     (out / "review.pdf").write_bytes(to_pdf(results, items))
-    click.echo(f"{sum(item.review is not None for item in items)} of {len(items)} scans are reviewed: {out}/review.csv, review.pdf")
+    click.echo(
+        f"{sum(item.review is not None for item in items)} of {len(items)} scans are reviewed: {out}/review.csv, review.pdf"
+    )
     try:
         done = write_data_set(results.root, out / "scoliosis3classes")
     except DataError as error:

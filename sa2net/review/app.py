@@ -3,13 +3,13 @@
 All angles come from the library; the page draws and sends levels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.requests import Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +27,8 @@ from sa2net.review.store import ConflictError, latest_review, save_review
 STATIC = Path(__file__).parent / "static"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _FILES = {path.name: path for path in sorted(STATIC.iterdir()) if path.suffix in _KINDS}
+
+T = TypeVar("T")
 
 
 class Edit(BaseModel):
@@ -57,9 +59,9 @@ def make_app(results: Results, *, token: str, hosts: tuple[str, ...], cfg: Measu
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Sa2NetError, _say)
-    app.add_exception_handler(KeyError, _unknown)
     for address, page in {"/": "list.html", "/scan/{scan_id}": "scan.html"}.items():
         app.add_api_route(address, _page(page), methods=["GET"])
+    app.add_api_route("/favicon.ico", lambda: Response(status_code=204), methods=["GET"])
     app.add_api_route("/static/{name}", lambda name: _file(name), methods=["GET"])
     _add_scans(app, results, cfg)
     _add_exports(app, results)
@@ -73,7 +75,7 @@ def _add_scans(app: FastAPI, results: Results, cfg: MeasureConfig) -> None:
 
     @app.get("/api/scans/{scan_id}")
     def scan(scan_id: str) -> dict[str, Any]:
-        name, ids = results.names[scan_id], list(results.names)
+        name, ids = _one(results.names, scan_id), list(results.names)
         place = ids.index(scan_id)
         found = latest_review(results.root, name)
         return {
@@ -90,16 +92,16 @@ def _add_scans(app: FastAPI, results: Results, cfg: MeasureConfig) -> None:
 
     @app.get("/api/scans/{scan_id}/{picture}.png")
     def picture(scan_id: str, picture: str) -> Response:
-        return Response(pictures[picture](results.names[scan_id]), media_type="image/png")
+        return Response(_one(pictures, picture)(_one(results.names, scan_id)), media_type="image/png")
 
     @app.post("/api/scans/{scan_id}/angles")
     def angles(scan_id: str, edit: Edit) -> dict[str, Any]:
-        name = results.names[scan_id]
+        name = _one(results.names, scan_id)
         return _reading_json(_read(results, name, results.measured(name), edit, cfg))
 
     @app.post("/api/scans/{scan_id}/reviews")
     def save(scan_id: str, given: Save) -> JSONResponse:
-        name = results.names[scan_id]
+        name = _one(results.names, scan_id)
         measured = results.measured(name)
         review = _review(results, name, measured, given, cfg)
         try:
@@ -148,7 +150,9 @@ def _review(results: Results, name: str, measured: Measured, given: Save, cfg: M
         )
     except ValueError as error:
         said = "these levels give no angle: the scan can be refused only" if not curves else str(error)
-        raise DataError("the review cannot be saved", evidence=said, action="Correct the levels, or refuse it.") from error
+        raise DataError(
+            "the review cannot be saved", evidence=said, action="Correct the levels, or refuse it."
+        ) from error
 
 
 def _curves(reading: Reading) -> tuple[ReviewedCurve, ...]:
@@ -213,12 +217,19 @@ def _row(results: Results, scan_id: str, name: str) -> dict[str, Any]:
     }
 
 
+def _one(known: Mapping[str, T], key: str) -> T:
+    """What an address names."""
+    if key not in known:
+        raise HTTPException(404, "there is no such page or scan")
+    return known[key]
+
+
 def _page(name: str) -> Callable[[], Response]:
     return lambda: _file(name)
 
 
 def _file(name: str) -> Response:
-    path = _FILES[name]
+    path = _one(_FILES, name)
     return Response(path.read_bytes(), media_type=f"{_KINDS[path.suffix]}; charset=utf-8")
 
 
@@ -228,7 +239,3 @@ def _download(content: bytes, name: str, kind: str) -> Response:
 
 def _say(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 422)
-
-
-def _unknown(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": "there is no such page or scan"}, 404)

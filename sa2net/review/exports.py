@@ -124,7 +124,11 @@ def _page(results: Results, item: Reviewed) -> Figure:
         _draw(axes, results.scan(item.name), review)
     except Sa2NetError as error:
         axes.text(0.0, 0.5, str(error), wrap=True, parse_math=False)
-    lines = [f"{review.decision} by {review.reader}", f"{review.saved_at:%Y-%m-%d %H:%M} UTC, version {review.version}", ""]
+    lines = [
+        f"{review.decision} by {review.reader}",
+        f"{review.saved_at:%Y-%m-%d %H:%M} UTC, version {review.version}",
+        "",
+    ]
     for curve in review.curves:
         low, high = curve.interval_90_deg
         lines += [

@@ -81,11 +81,11 @@ class Results:
             ) from error
 
     def scan(self, name: str) -> npt.NDArray[np.uint8]:
-        """The grey picture. # (H, W)"""
+        """The grey picture (H, W)."""
         return read_scan(self.root / "scans" / f"{name}.png")
 
     def mask(self, name: str) -> npt.NDArray[np.uint8]:
-        """The label map. # (H, W)"""
+        """The label map (H, W)."""
         return read_mask(self.root / "masks" / f"{name}{MASK_SUFFIX}.png")
 
     def band(self, name: str, measurement: Measurement) -> Band | None:

@@ -123,9 +123,25 @@ def save_review(root: Path, name: str, review: Review, *, opened: int) -> Path:
             stream.write(json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        os.link(temporary, path)  # unlike a rename it never replaces
+        _place(Path(temporary), path)
     except FileExistsError as error:
         raise ConflictError(opened, review.version) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Give a file its name, which nobody may have yet: a link never replaces, unlike a rename.
+
+    Raises:
+        FileExistsError: Somebody has it.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: take the name first, then fill it
+        with path.open("xb"):
+            pass
+        temporary.replace(path)
