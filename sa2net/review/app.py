@@ -3,6 +3,8 @@
 All angles come from the library; the page draws and sends levels.
 """
 
+import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,12 +13,14 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, HTTPException
 from fastapi.requests import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
 from starlette.types import ASGIApp
 
 from sa2net.config import MeasureConfig
 from sa2net.errors import DataError, Sa2NetError
+from sa2net.review.data_set import write_data_set
 from sa2net.review.exports import reviewed, table, to_pdf
 from sa2net.review.guard import Guard
 from sa2net.review.reading import HandCurve, HandLevel, Reading, read_levels
@@ -25,6 +29,7 @@ from sa2net.review.results import Measured, Results
 from sa2net.review.store import ConflictError, latest_review, save_review
 
 STATIC = Path(__file__).parent / "static"
+_DATA_SET = "scoliosis3classes"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _FILES = {path.name: path for path in sorted(STATIC.iterdir()) if path.suffix in _KINDS}
 
@@ -119,6 +124,23 @@ def _add_exports(app: FastAPI, results: Results) -> None:
     @app.get("/api/review.pdf")
     def pdf() -> Response:
         return _download(to_pdf(results, reviewed(results)), "review.pdf", "application/pdf")
+
+    @app.get(f"/api/{_DATA_SET}.zip")
+    def data_set() -> Response:
+        folder = tempfile.TemporaryDirectory(prefix="sa2net-review-")
+        try:
+            written = Path(folder.name) / _DATA_SET
+            write_data_set(results.root, written)
+            packed = written.with_suffix(".zip")
+            with zipfile.ZipFile(packed, "w") as archive:  # pictures are packed already
+                for path in sorted(item for item in written.rglob("*") if item.is_file()):
+                    archive.write(path, path.relative_to(folder.name))
+        except BaseException:
+            folder.cleanup()
+            raise
+        return FileResponse(
+            packed, media_type="application/zip", filename=packed.name, background=BackgroundTask(folder.cleanup)
+        )
 
 
 def _read(results: Results, name: str, measured: Measured, edit: Edit, cfg: MeasureConfig) -> Reading:

@@ -92,8 +92,10 @@ def to_pdf(results: Results, items: Sequence[Reviewed]) -> bytes:
     stream = io.BytesIO()
     with mpl.rc_context({"pdf.fonttype": 42}), PdfPages(stream, metadata={"Title": "Curve angles, reviewed"}) as pages:
         chosen = [item for item in items if item.review is not None and item.measurement is not None]
-        for item in chosen or [None]:
-            pages.savefig(_empty() if item is None else _page(results, item))
+        for item in chosen:
+            pages.savefig(_page(results, item))
+        if not chosen:
+            pages.savefig(_empty())
     return stream.getvalue()
 
 

@@ -63,6 +63,25 @@ for (const button of document.querySelectorAll("thead button")) {
 }
 find.addEventListener("input", show);
 
+document.querySelector("#data-set").addEventListener("click", async (event) => {
+  const button = event.target;
+  const problem = document.querySelector("#problem");
+  button.disabled = true;
+  problem.textContent = "";
+  try {
+    const answer = await fetch("/api/scoliosis3classes.zip");
+    if (!answer.ok) throw new Error((await answer.json()).error);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await answer.blob());
+    link.download = "scoliosis3classes.zip";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  } catch (error) {
+    problem.textContent = `No data set: ${error.message}`;
+  }
+  button.disabled = false;
+});
+
 fetch("/api/scans")
   .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(`the server says ${answer.status}`))))
   .then((found) => {
