@@ -26,7 +26,7 @@ _WATCH = """() => {
     window.times = [];
     let moved = 0;
     addEventListener("pointermove", () => { if (held) moved = performance.now(); }, true);
-    new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(
+    new MutationObserver(() => requestAnimationFrame(() => setTimeout(
         () => times.push(performance.now() - moved)))).observe(canvas, { attributes: true, attributeFilter: ["data-answered"] });
 }"""
 

@@ -165,6 +165,7 @@ def _review(results: Results, name: str, measured: Measured, given: Save, cfg: M
             saved_at=datetime.now(UTC),
             comment=given.comment,
             measure_sha256=measured.sha256,
+            mask_source=measured.measurement.mask_source,
             model=measured.measurement.model,
             levels=given.levels,
             chosen=given.chosen,

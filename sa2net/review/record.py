@@ -35,6 +35,7 @@ class Review(BaseModel):
     saved_at: AwareDatetime = Field(description="UTC")
     comment: str = Field(max_length=4000)
     measure_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the measurement that was looked at")
+    mask_source: Literal["network", "given"]
     model: ModelIdentity
     levels: tuple[HandLevel, ...] = Field(max_length=60)
     chosen: tuple[HandCurve, ...] = Field(max_length=20, description="end levels chosen by hand; empty = automatic")

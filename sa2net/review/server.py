@@ -54,6 +54,7 @@ def review_server(results: Results, cfg: MeasureConfig, *, port: int = 0) -> Ite
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((LOOPBACK, port))
+        listener.listen()  # who opens the link at once waits, and is not refused
     except OSError as error:
         listener.close()
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,65 @@ def test_downloads(tab: Tab, tmp_path: Path) -> None:
         waited.value.save_as(tmp_path / name)
         assert waited.value.suggested_filename == name
         assert (tmp_path / name).stat().st_size > 100
+    tab.page.click("#data-set")
+    tab.until(lambda: bool(tab.page.text_content("#problem")))
+    assert "Review more scans" in str(tab.page.text_content("#problem"))
+    assert [fault for fault in tab.faults if "422" in fault] == tab.faults  # the browser notes the refusal
+    tab.faults.clear()
+
+
+def test_the_corrections_are_downloaded(browser: Any, source: Path, tmp_path: Path) -> None:
+    folder = copy_results(tmp_path / "angles", source, ["one", "two", "three"])
+    for name in ("one", "two", "three"):
+        shutil.copy(source / "scans" / "mild.png", folder / "scans" / f"{name}.png")
+        shutil.copy(source / "masks" / "mild_bone_3.png", folder / "masks" / f"{name}_bone_3.png")
+    with serving(folder) as link:
+        context = browser.new_context()
+        tab = Tab(context, link)
+        for name in ("one", "two", "three"):
+            tab.open(name)
+            assert "accepted" in tab.save("#accept")
+            tab.page.get_by_role("link", name="All scans").click()
+            tab.page.wait_for_selector("#scans tbody tr")
+        with tab.page.expect_download() as waited:
+            tab.page.click("#data-set")
+        assert waited.value.suggested_filename == "scoliosis3classes.zip"
+        waited.value.save_as(tmp_path / "set.zip")
+        with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+            assert "scoliosis3classes/angles.csv" in archive.namelist()
+        assert tab.faults == []
+        context.close()
+
+
+def test_a_finger_drags_an_end_and_the_page_fits_a_tablet(browser: Any, folder: Path) -> None:
+    with serving(folder) as link:
+        context = browser.new_context(
+            viewport={"width": 768, "height": 1024}, has_touch=True, is_mobile=True, color_scheme="dark"
+        )
+        tab = Tab(context, link)
+        tab.open("severe")
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 768
+        before = tab.page.text_content("#angle")
+        x, y = tab.end_of(3, "left")
+        finger = context.new_cdp_session(tab.page)
+        for kind, down in (("touchStart", 0.0), ("touchMove", 8.0), ("touchMove", 14.0)):
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y + down}]})
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        tab.settled()
+        assert tab.page.text_content("#angle") != before
+        background = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert sum(map(int, background.strip("rgb()").split(","))) < 150
+        context.close()
+
+
+def test_a_level_is_removed_and_comes_back(tab: Tab) -> None:
+    tab.open("mild")
+    count = tab.page.locator("#levels tbody tr").count()
+    before = tab.page.text_content("#angle")
+    tab.page.locator("#levels tbody tr").nth(4).get_by_role("button", name="Remove").click()
+    tab.settled()
+    tab.until(lambda: tab.page.locator("#levels tbody tr").count() == count - 1)
+    tab.page.click("#undo")
+    tab.until(lambda: tab.page.text_content("#angle") == before)
+    assert tab.page.locator("#levels tbody tr").count() == count
+    assert tab.page.is_enabled("#accept")

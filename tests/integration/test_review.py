@@ -3,16 +3,24 @@
 import csv
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 from review_cases import HOSTILE, Reader, copy_results, edit_of, serving, write_results
 
 from sa2net.__main__ import main
+from sa2net.data.layout import read_mask
 from sa2net.review.guard import LARGEST_BODY
 from sa2net.review.store import read_review
 
@@ -127,6 +135,7 @@ def test_every_save_is_a_new_version_and_a_stale_one_is_told(reader: Reader, fol
     first, second = (read_review(folder / "reviews" / "mild" / f"000{number}.json") for number in (1, 2))
     assert (first.decision, first.reader, first.comment) == ("corrected", "Dr Who", "T5 moved")
     assert first.curves[0].angle_deg == pytest.approx(scan["measurement"]["curves"][0]["angle_deg"], abs=0.3)
+    assert (first.mask_source, first.model.sha256) == ("given", "")
     assert (second.decision, second.curves) == ("refused", ())
     again = reader.get(f"/api/scans/{scan_id}")
     assert (again["opened"], again["review"]["version"]) == (2, 2)
@@ -187,17 +196,81 @@ def test_a_damaged_review_is_named_and_hides_nothing(reader: Reader, folder: Pat
     assert reader.ask("POST", f"/api/scans/{scan_id}/reviews", {**save, "opened": 2})[0] == 201
 
 
+def test_corrections_come_out_as_a_data_set_that_is_whole(source: Path, tmp_path: Path) -> None:
+    """By the button and by the verb: the same files, and nothing that `validate` fails."""
+    folder = tmp_path / "angles"
+    names = ("one", "two", "three", "=four", "left", "none")
+    for name in names:
+        for pattern in ("{}.measure.json", "scans/{}.png", "masks/{}_bone_3.png"):
+            place = folder / pattern.format(name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / pattern.format("severe" if name != "two" else "mild"), place)
+    with serving(folder) as link:
+        reader = Reader(link)
+        status, _, body = reader.ask("GET", "/api/scoliosis3classes.zip")
+        assert status == 422
+        assert "Review more scans" in json.loads(body)["error"]
+        decisions = dict(zip(names, ("accepted", "corrected", "accepted", "accepted", "refused"), strict=False))
+        for name, decision in decisions.items():
+            scan_id = reader.scans()[name]["id"]
+            save = edit_of(reader.get(f"/api/scans/{scan_id}"), **{**SAVE, "decision": decision})
+            if decision == "corrected":
+                del save["levels"][3]
+            assert reader.ask("POST", f"/api/scans/{scan_id}/reviews", save)[0] == 201
+        status, headers, body = reader.ask("GET", "/api/scoliosis3classes.zip")
+    assert (status, headers["content-type"]) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        archive.extractall(tmp_path / "zip")
+    assert main_code("review", folder, "--export", tmp_path / "out") == 0
+    root, other = (tmp_path / place / "scoliosis3classes" for place in ("zip", "out"))
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    assert len([path for path in files if path.parts[0] == "groundtruth" and path.suffix == ".png"]) == 4
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    assert all((root / path).read_bytes() == (other / path).read_bytes() for path in files)
+    masks = {path.name: read_mask(path) for path in root.rglob("*_bone_3.png")}
+    before = read_mask(folder / "masks" / "two_bone_3.png")
+    assert (masks["one_bone_3.png"] == read_mask(folder / "masks" / "one_bone_3.png")).all()
+    assert np.count_nonzero(masks["two_bone_3.png"]) < np.count_nonzero(before)
+    rows = list(csv.DictReader((tmp_path / "out" / "review.csv").open(encoding="utf-8", newline="")))
+    assert {row["scan"].lstrip("'"): row["decision"] for row in rows} == {**decisions, "none": ""}
+
+
+def main_code(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, words)])
+    return int(ended.value.code or 0)
+
+
+def test_ctrl_c_ends_the_page_and_it_was_bound_to_this_machine(folder: Path) -> None:
+    command = [sys.executable, "-m", "sa2net", "review", str(folder), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_unbuffered())
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        link = said.split()[-1]
+        assert said.startswith("2 scans: http://127.0.0.1:")
+        assert Reader(link).scans()
+        opened = [item for item in psutil.Process(process.pid).net_connections("inet") if item.status == "LISTEN"]
+        assert [item.laddr.ip for item in opened] == ["127.0.0.1"]
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in rest
+    assert "token" not in rest
+
+
+def _unbuffered() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
 def test_the_verb_exports_and_says_what_is_missing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(*words: object) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["review", *map(str, words)])
-        return int(ended.value.code or 0)
-
-    assert run(tmp_path / "nothing") == 3
+    assert main_code("review", tmp_path / "nothing") == 3
     assert "sa2net measure" in capsys.readouterr().err
-    assert run(folder, "--export", tmp_path / "out") == 3  # nothing is reviewed: no data set
+    assert main_code("review", folder, "--export", tmp_path / "out") == 3  # nothing is reviewed: no data set
     assert "no data set" in capsys.readouterr().err
     assert (tmp_path / "out" / "review.pdf").read_bytes().startswith(b"%PDF")
     rows = list(csv.DictReader((tmp_path / "out" / "review.csv").open(encoding="utf-8", newline="")))

@@ -52,7 +52,7 @@ def decide(folder: Path, name: str, decision: str) -> None:
     )  # fmt: skip
     review = Review(
         version=1, decision=decision, reader="A. Reader", saved_at=datetime.now(UTC), comment="",
-        measure_sha256=file_sha256(path), model=measured.model, levels=tuple(levels), chosen=(),
+        measure_sha256=file_sha256(path), mask_source=measured.mask_source, model=measured.model, levels=tuple(levels), chosen=(),
         curves=() if decision == "refused" else (reviewed,),
     )  # fmt: skip
     save_review(folder, name, review, opened=0)

@@ -39,7 +39,7 @@ def measured():
 def review(version: int = 1, **changes: object) -> Review:
     fields = {
         "version": version, "decision": "corrected", "reader": "A. Reader", "saved_at": datetime.now(UTC), "comment": "",
-        "measure_sha256": "0" * 64, "model": ModelIdentity(), "levels": (), "chosen": (), "curves": (CURVE,),
+        "measure_sha256": "0" * 64, "mask_source": "given", "model": ModelIdentity(), "levels": (), "chosen": (), "curves": (CURVE,),
     }  # fmt: skip
     return Review.model_validate({**fields, **changes})
 

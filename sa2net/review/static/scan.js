@@ -336,16 +336,31 @@ view.overlay = (pen) => {
     pen.lineWidth = width;
     path(points);
   };
+  const write = (text, [x, y], colour, align) => {
+    pen.font = "12px system-ui, sans-serif";
+    pen.textAlign = align;
+    pen.textBaseline = "middle";
+    pen.strokeStyle = "#000";
+    pen.lineWidth = 3;
+    pen.strokeText(text, x, y);
+    pen.fillStyle = colour;
+    pen.fillText(text, x, y);
+  };
   if (measured) {
     stroke(measured.measurement.spine.map((point) => view.toCanvas(point)), "#fff", 1);
     shownCurves().forEach((curve, number) => {
       for (const row of curve.rows) {
         stroke([view.toCanvas([0, row]), view.toCanvas([view.size[0] - 1, row])], COLOURS[number % COLOURS.length], 1);
       }
+      const [x, y] = view.toCanvas([view.size[0], (curve.rows[0] + curve.rows[1]) / 2]);
+      write(degrees(curve.angle), [x + 6, y], COLOURS[number % COLOURS.length], "left");
     });
   }
-  state.levels.forEach((level, index) => {
+  order().forEach(({ level, index }, place) => {
     const ends = ["left", "right"].filter((side) => level[side]);
+    const said = measured && measured.measurement.levels[place];
+    const [x, y] = view.toCanvas(level.left || level.middle);
+    if (said) write(said.label, [x - 12, y], "#fff", "right");
     if (ends.length === 2) stroke(ends.map((side) => view.toCanvas(level[side])), "#fff", 2);
     for (const side of ends) {
       const [x, y] = view.toCanvas(level[side]);
