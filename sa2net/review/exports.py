@@ -38,6 +38,7 @@ COLUMNS = (
     "problems",
 )
 _TALLEST = 900
+_LINES = 46  # of text on a page
 _PAPER = (8.27, 11.69)  # inches, A4
 
 
@@ -93,7 +94,8 @@ def to_pdf(results: Results, items: Sequence[Reviewed]) -> bytes:
     with mpl.rc_context({"pdf.fonttype": 42}), PdfPages(stream, metadata={"Title": "Curve angles, reviewed"}) as pages:
         chosen = [item for item in items if item.review is not None and item.measurement is not None]
         for item in chosen:
-            pages.savefig(_page(results, item))
+            for figure in _pages(results, item):
+                pages.savefig(figure)
         if not chosen:
             pages.savefig(_empty())
     return stream.getvalue()
@@ -116,7 +118,8 @@ def _decision(review: Review) -> dict[str, object]:
     return row
 
 
-def _page(results: Results, item: Reviewed) -> Figure:
+def _pages(results: Results, item: Reviewed) -> list[Figure]:
+    """The page of a scan, and more of them where a comment is long."""
     review, measurement = item.review, item.measurement
     assert review is not None and measurement is not None  # noqa: S101 - chosen so
     figure = Figure(figsize=_PAPER)
@@ -144,14 +147,14 @@ def _page(results: Results, item: Reviewed) -> Figure:
     lines += [f"refused: {refusal.reason}" for refusal in measurement.refusals]
     network = measurement.model.sha256[:16] or "none, label map given"
     lines += [f"network: {network}", "", *(["comment:", review.comment] if review.comment else [])]
-    figure.text(0.05, 0.95, item.name, fontsize=12, weight="bold", parse_math=False)
-    figure.text(0.05, 0.93, f"{ANGLE_KIND}. Research use only.", fontsize=8)
-    y = 0.89
-    for line in lines:
-        for part in _wrapped(line):
-            figure.text(0.52, y, part, fontsize=9, va="top", parse_math=False)
-            y -= 0.018
-    return figure
+    rows = [part for line in lines for part in _wrapped(line)]
+    figures = [figure, *(Figure(figsize=_PAPER) for _ in range(_LINES, len(rows), _LINES))]
+    for number, paper in enumerate(figures):
+        paper.text(0.05, 0.95, _wrapped(item.name)[0], fontsize=12, weight="bold", parse_math=False)
+        paper.text(0.05, 0.93, f"{ANGLE_KIND}. Research use only.", fontsize=8)
+        for place, text in enumerate(rows[number * _LINES : (number + 1) * _LINES]):
+            paper.text(0.52, 0.89 - 0.018 * place, text, fontsize=9, va="top", parse_math=False)
+    return figures
 
 
 def _draw(axes: object, scan: npt.NDArray[np.uint8], review: Review) -> None:
@@ -162,11 +165,13 @@ def _draw(axes: object, scan: npt.NDArray[np.uint8], review: Review) -> None:
     for level in review.levels:
         if level.left is not None and level.right is not None:
             (x0, y0), (x1, y1) = level.left, level.right
-            axes.plot((x0, x1), (y0, y1), color="white", linewidth=1.6)  # type: ignore[attr-defined]
-            axes.plot((x0, x1), (y0, y1), color="black", linewidth=0.6)  # type: ignore[attr-defined]
+            axes.plot((x0, x1), (y0, y1), color="black", linewidth=3.0)  # type: ignore[attr-defined]
+            axes.plot((x0, x1), (y0, y1), color="white", linewidth=1.4)  # type: ignore[attr-defined]
     for curve in review.curves:
         for row in (curve.upper_row, curve.lower_row):
             axes.axhline(row, color="#e69f00", linewidth=0.8, linestyle="--")  # type: ignore[attr-defined]
+        middle = 0.5 * (curve.upper_row + curve.lower_row)
+        axes.text(width + 8, middle, f"{curve.angle_deg:.1f}", fontsize=8, va="center")  # type: ignore[attr-defined]
 
 
 def _empty() -> Figure:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -239,6 +240,19 @@ def main_code(*words: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([*map(str, words)])
     return int(ended.value.code or 0)
+
+
+def test_a_long_comment_takes_more_pages(reader: Reader) -> None:
+    def pages() -> int:
+        return len(re.findall(rb"/Type /Page\b", reader.ask("GET", "/api/review.pdf")[2]))
+
+    scan_id = reader.scans()["mild"]["id"]
+    save = edit_of(reader.get(f"/api/scans/{scan_id}"), **SAVE)
+    for opened, comment, expected in ((0, "short", 1), (1, "\n".join("x" * 60), 2)):
+        status, _, _ = reader.ask(
+            "POST", f"/api/scans/{scan_id}/reviews", {**save, "opened": opened, "comment": comment}
+        )
+        assert (status, pages()) == (201, expected)
 
 
 def test_ctrl_c_ends_the_page_and_it_was_bound_to_this_machine(folder: Path) -> None:
