@@ -1,5 +1,6 @@
 """The page on which a person checks and corrects measured angles."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ def review(
         click.echo("Only this machine can open it. Ctrl-C ends it.")
         if not no_browser:
             click.launch(server.link)
-        server.run()
+        with suppress(KeyboardInterrupt):  # the way to end it; everything is saved
+            server.run()
 
 
 def _export(results: "Results", out: Path) -> None:

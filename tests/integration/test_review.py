@@ -4,6 +4,10 @@ import csv
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -202,3 +206,25 @@ def test_the_verb_exports_and_says_what_is_missing(
     assert (tmp_path / "out" / "review.pdf").read_bytes().startswith(b"%PDF")
     rows = list(csv.DictReader((tmp_path / "out" / "review.csv").open(encoding="utf-8", newline="")))
     assert [(row["scan"], row["decision"]) for row in rows] == [("mild", ""), ("severe", "")]
+
+
+def test_ctrl_c_is_the_way_to_end_it(folder: Path) -> None:
+    command = [sys.executable, "-m", "sa2net", "review", str(folder), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        link = process.stdout.readline().split(": ", 1)[1].strip()
+        end = time.monotonic() + 60
+        while True:
+            try:
+                assert set(Reader(link).scans()) == {"mild", "severe"}
+                break
+            except ConnectionError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (0, "")
