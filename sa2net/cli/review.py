@@ -1,10 +1,15 @@
 """The page on which a person checks and corrects measured angles."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sa2net.cli.options import PATH, cli, load
+
+if TYPE_CHECKING:
+    from sa2net.review.results import Results
 
 
 @cli.command()
@@ -37,17 +42,16 @@ def review(
         click.echo("Only this machine can open it. Ctrl-C ends it.")
         if not no_browser:
             click.launch(server.link)
-        server.run()
+        with suppress(KeyboardInterrupt):  # the way to end it; everything is saved
+            server.run()
 
 
-def _export(results: object, out: Path) -> None:
+def _export(results: "Results", out: Path) -> None:
     from sa2net.artifacts import write_text
     from sa2net.errors import DataError
     from sa2net.review.data_set import write_data_set
     from sa2net.review.exports import reviewed, table, to_pdf
-    from sa2net.review.results import Results
 
-    assert isinstance(results, Results)  # noqa: S101 - heavy imports stay inside
     items = reviewed(results)
     write_text(out / "review.csv", table(items))
     (out / "review.pdf").write_bytes(to_pdf(results, items))

@@ -270,9 +270,8 @@ def test_ctrl_c_ends_the_page_and_it_was_bound_to_this_machine(folder: Path) -> 
         rest, _ = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode in (0, 130)
-    assert "Traceback" not in rest
-    assert "token" not in rest
+    assert process.returncode == 0
+    assert rest == "Only this machine can open it. Ctrl-C ends it.\n"
 
 
 def _unbuffered() -> dict[str, str]:
