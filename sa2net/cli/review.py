@@ -37,13 +37,13 @@ def review(
     from sa2net.review.server import review_server
 
     cfg = load(params, overrides).evaluate.measure
-    with review_server(results, cfg, port=port) as server:
+    # Ctrl-C is the way to end it; everything is saved by then.
+    with suppress(KeyboardInterrupt), review_server(results, cfg, port=port) as server:
         click.echo(f"{len(results.names)} scans: {server.link}")
         click.echo("Only this machine can open it. Ctrl-C ends it.")
         if not no_browser:
             click.launch(server.link)
-        with suppress(KeyboardInterrupt):  # the way to end it; everything is saved
-            server.run()
+        server.run()
 
 
 def _export(results: "Results", out: Path) -> None:

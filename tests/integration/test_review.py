@@ -263,6 +263,7 @@ def test_ctrl_c_ends_the_page_and_it_was_bound_to_this_machine(folder: Path) -> 
         said = process.stdout.readline()
         link = said.split()[-1]
         assert said.startswith("2 scans: http://127.0.0.1:")
+        assert process.stdout.readline() == "Only this machine can open it. Ctrl-C ends it.\n"
         assert Reader(link).scans()
         opened = [item for item in psutil.Process(process.pid).net_connections("inet") if item.status == "LISTEN"]
         assert [item.laddr.ip for item in opened] == ["127.0.0.1"]
@@ -271,7 +272,7 @@ def test_ctrl_c_ends_the_page_and_it_was_bound_to_this_machine(folder: Path) -> 
     finally:
         process.kill()
     assert process.returncode == 0
-    assert rest == "Only this machine can open it. Ctrl-C ends it.\n"
+    assert rest == ""
 
 
 def _unbuffered() -> dict[str, str]:
