@@ -1,6 +1,5 @@
 """The pages of a decision and of a comparison in Chromium with every connection cut: nothing is asked for, all is read."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,6 @@ from sa2net.evaluation.overlay import draw_change, jpeg_uri
 from sa2net.registry import decision_page
 from sa2net.registry.comparison_page import Picture, render
 from sa2net.registry.gate import decide
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        pytest.skip("no chromium on this machine (apt-get install chromium)")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("the Python package playwright is not installed")
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=executable, args=flags)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

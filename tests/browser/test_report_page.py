@@ -1,7 +1,6 @@
 """The evaluation report in Chromium with every connection cut: it asks for nothing and shows what matters."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,31 +11,6 @@ from sa2net.evaluation.angle_scores import summarise_angles
 from sa2net.evaluation.angles import Compared, ScanAngles
 from sa2net.evaluation.report import write_report
 from sa2net.scoliosis.result import CurveResult
-
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        pytest.skip("no chromium on this machine (apt-get install chromium)")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("the Python package playwright is not installed")
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=executable, args=list(FLAGS))
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
