@@ -18,6 +18,7 @@ from scipy import stats
 from sa2net.anatomy import FOREGROUND
 from sa2net.config import MeasureConfig
 from sa2net.data.sweep import THRESHOLD, sweep_mask, width_of
+from sa2net.evaluation.statistics import holm
 from sa2net.inference.predictor import Prediction
 from sa2net.scoliosis import measure
 
@@ -217,15 +218,6 @@ def p_value(reference: Sequence[float], new: Sequence[float], *, binary: bool = 
         return float(stats.mannwhitneyu(old, now, method="exact" if exact else "asymptotic").pvalue)
     permuted = stats.PermutationMethod(n_resamples=_RESAMPLES, batch=2000, random_state=np.random.default_rng(_SEED))
     return float(stats.mannwhitneyu(old, now, method=permuted).pvalue)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """P values adjusted so that the chance of one false alarm or more is bounded (Holm 1979)."""
-    adjusted, largest = [1.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values, kind="stable")):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[int(index)] = largest
-    return adjusted
 
 
 def scans_needed(reference: int, *, alpha: float, tests: int) -> int:

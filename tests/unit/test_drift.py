@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sa2net.config import MeasureConfig
-from sa2net.evaluation.drift import SIGNALS, Described, Drift, compare, describe_scan, holm, p_value, scans_needed
+from sa2net.evaluation.drift import SIGNALS, Described, Drift, compare, describe_scan, p_value, scans_needed
 from sa2net.evaluation.drift_page import render
 from sa2net.inference.predictor import Prediction
 
@@ -33,11 +33,6 @@ def test_p_values_worked_by_hand() -> None:
     assert p_value([1, 1, 2, 2], [3, 3, 4, 4]) == pytest.approx(2 / math.comb(8, 4))  # ties: all permutations
     assert p_value([7, 7, 7], [7, 7, 7]) == 1.0
     assert p_value([1, 2], [8, 9, 10]) == 1.0  # too few values
-
-
-def test_holm_worked_by_hand() -> None:
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_scans_needed_worked_by_hand() -> None:
