@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from sa2net.anatomy import CLASSES, FOREGROUND
 from sa2net.artifacts import ModelInfo
-from sa2net.data.sweep import sweep_mask, sweep_width
+from sa2net.data.sweep import sweep_mask, width_of
 
 INTENDED_USE = "research only"
 
@@ -41,7 +41,8 @@ def find_warnings(
     masks = {item.name: mask == item.id for item in FOREGROUND}
     warnings = [f"no {name} was found" for name, found in masks.items() if not found.any()]
     # Seen at working scale, every scan has about the same width: what differs is the length beside it.
-    sweep = sweep_width(scan) * scale
+    inside = sweep_mask(scan)
+    sweep = width_of(inside) * scale
     low, high = 0.5 * info.sweep_width, 2.0 * info.sweep_width
     if scaled_by == "spacing" and not low <= sweep <= high:
         warnings.append(
@@ -55,16 +56,15 @@ def find_warnings(
                 warnings.append(
                     f"mean grey of {item.label} is {grey:.0f}, {learnt.low:.0f}-{learnt.high:.0f} in the train scans"
                 )
-    return warnings + _unusual_shares(scan, mask, info)
+    return warnings + _unusual_shares(mask, int(np.count_nonzero(inside)), info)
 
 
-def _unusual_shares(scan: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], info: ModelInfo) -> list[str]:
-    """Classes that cover less or more of the sweep than in any train scan; every second pixel tells it as well."""
-    sweep = max(int(np.count_nonzero(sweep_mask(np.ascontiguousarray(scan[::2, ::2])))), 1)
+def _unusual_shares(mask: npt.NDArray[np.uint8], sweep: int, info: ModelInfo) -> list[str]:
+    """Classes that cover less or more of the sweep (px) than in any train scan."""
     warnings = []
     for item in FOREGROUND:
         learnt = info.bounds.area.get(item.name)
-        share = int(np.count_nonzero(mask[::2, ::2] == item.id)) / sweep
+        share = int(np.count_nonzero(mask == item.id)) / max(sweep, 1)
         if learnt is not None and not learnt.low <= share <= learnt.high:
             usual = f"{100.0 * learnt.low:.0f}-{100.0 * learnt.high:.0f} %"
             warnings.append(f"{item.label} covers {100.0 * share:.1f} % of the sweep, {usual} in the train scans")
