@@ -15,10 +15,11 @@ from spine_cases import draw
 
 from sa2net.artifacts import write_json
 from sa2net.config import MeasureConfig
-from sa2net.data.layout import MASK_SUFFIX, write_png
+from sa2net.data.layout import write_png
 from sa2net.review.results import Results
 from sa2net.review.server import review_server
 from sa2net.scoliosis import Source, measure
+from sa2net.scoliosis.folder import RESULT, mask_file, scan_file
 
 HOSTILE = ("'quoted' \"twice\"", "<img src=x onerror=alert(1)>", "-rf", "größe 日本", "=1+1", "%2e%2e%2f")
 
@@ -32,9 +33,9 @@ def write_results(
         measurement = measure(
             drawn.mask, scan=drawn.scan, cfg=MeasureConfig(), spacing_mm=(0.18, 0.18), source=Source(scan=f"{name}.png")
         )
-        write_png(folder / "scans" / f"{name}.png", drawn.scan)
-        write_png(folder / "masks" / f"{name}{MASK_SUFFIX}.png", drawn.mask)
-        write_json(folder / f"{name}.measure.json", measurement.model_dump(mode="json"))
+        write_png(scan_file(folder, name), drawn.scan)
+        write_png(mask_file(folder, name), drawn.mask)
+        write_json(folder / f"{name}{RESULT}", measurement.model_dump(mode="json"))
     return folder
 
 
@@ -43,9 +44,9 @@ def copy_results(folder: Path, source: Path, names: Sequence[str]) -> Path:
     content = json.loads((source / "mild.measure.json").read_text(encoding="utf-8"))
     picture = np.full((60, 20), 90, np.uint8)
     for name in names:
-        write_png(folder / "scans" / f"{name}.png", picture)
-        write_png(folder / "masks" / f"{name}{MASK_SUFFIX}.png", np.zeros_like(picture))
-        write_json(folder / f"{name}.measure.json", content)
+        write_png(scan_file(folder, name), picture)
+        write_png(mask_file(folder, name), np.zeros_like(picture))
+        write_json(folder / f"{name}{RESULT}", content)
     return folder
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sa2net.artifacts import file_sha256, read_json, write_text
+from sa2net.data.angles import ANGLES_COLUMNS, ANGLES_TABLE
 from sa2net.data.layout import (
-    MASK_SUFFIX,
     SCANS_TABLE,
     list_path,
     mask_path,
@@ -26,9 +26,8 @@ from sa2net.review.masks import Picture, corrected_mask
 from sa2net.review.record import Review
 from sa2net.review.store import latest_review
 from sa2net.scoliosis import Measurement
+from sa2net.scoliosis.folder import RESULT, mask_file, scan_file
 
-RESULT = ".measure.json"
-ANGLES = "angles.csv"
 _TEST_SHARE = 0.2
 _FEWEST = 3
 
@@ -97,7 +96,7 @@ def write_data_set(results: Path, out: Path) -> Exported:
         listed = [names[name] for name in reviews if (name in drawn) is wanted]
         write_text(list_path(out, split), "".join(f"{name}\n" for name in listed))
     write_text(out / SCANS_TABLE, _table(("name", "subject", "device", "spacing_x_mm", "spacing_y_mm"), scans))
-    write_text(out / ANGLES, _table(("name", "angle_deg", "convex", "upper_row", "lower_row", "ends"), angles))
+    write_text(out / ANGLES_TABLE, _table((*ANGLES_COLUMNS, "ends"), angles))
     return Exported(names, tuple(problems))
 
 
@@ -116,8 +115,8 @@ def _read(results: Path, name: str, review: Review) -> tuple[Measurement, Pictur
         measured = Measurement.model_validate(read_json(path))
     except ValidationError as error:
         raise DataError(f"{path} is no measurement", evidence=str(error), action="Measure the scan again.") from error
-    scan = read_scan(results / "scans" / f"{name}.png")
-    mask = read_mask(results / "masks" / f"{name}{MASK_SUFFIX}.png")
+    scan = read_scan(scan_file(results, name))
+    mask = read_mask(mask_file(results, name))
     if scan.shape != mask.shape or scan.shape != (measured.height, measured.width):
         raise DataError(f"scan, mask and measurement of {name!r} differ in size", action="Measure it again.")
     return measured, scan, mask

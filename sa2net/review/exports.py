@@ -2,12 +2,14 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from PIL import Image
@@ -39,6 +41,7 @@ COLUMNS = (
 )
 _TALLEST = 900
 _LINES = 46  # of text on a page
+_CHARACTERS = 52  # of a line
 _PAPER = (8.27, 11.69)  # inches, A4
 
 
@@ -92,11 +95,11 @@ def to_pdf(results: Results, items: Sequence[Reviewed]) -> bytes:
     """One page a scan that somebody decided on: picture with lines, numbers, reader, date and comment."""
     stream = io.BytesIO()
     with mpl.rc_context({"pdf.fonttype": 42}), PdfPages(stream, metadata={"Title": "Curve angles, reviewed"}) as pages:
-        chosen = [item for item in items if item.review is not None and item.measurement is not None]
-        for item in chosen:
-            for figure in _pages(results, item):
-                pages.savefig(figure)
-        if not chosen:
+        for item in items:
+            if item.review is not None and item.measurement is not None:
+                for figure in _pages(results, item.name, item.review, item.measurement):
+                    pages.savefig(figure)
+        if not pages.get_pagecount():
             pages.savefig(_empty())
     return stream.getvalue()
 
@@ -118,15 +121,13 @@ def _decision(review: Review) -> dict[str, object]:
     return row
 
 
-def _pages(results: Results, item: Reviewed) -> list[Figure]:
+def _pages(results: Results, name: str, review: Review, measurement: Measurement) -> list[Figure]:
     """The page of a scan, and more of them where a comment is long."""
-    review, measurement = item.review, item.measurement
-    assert review is not None and measurement is not None  # noqa: S101 - chosen so
     figure = Figure(figsize=_PAPER)
     axes = figure.add_axes((0.05, 0.05, 0.42, 0.86))
     axes.axis("off")
     try:
-        _draw(axes, results.scan(item.name), review)
+        _draw(axes, results.scan(name), review)
     except Sa2NetError as error:
         axes.text(0.0, 0.5, str(error), wrap=True, parse_math=False)
     lines = [
@@ -150,28 +151,28 @@ def _pages(results: Results, item: Reviewed) -> list[Figure]:
     rows = [part for line in lines for part in _wrapped(line)]
     figures = [figure, *(Figure(figsize=_PAPER) for _ in range(_LINES, len(rows), _LINES))]
     for number, paper in enumerate(figures):
-        paper.text(0.05, 0.95, _wrapped(item.name)[0], fontsize=12, weight="bold", parse_math=False)
+        paper.text(0.05, 0.95, _wrapped(name)[0], fontsize=12, weight="bold", parse_math=False)
         paper.text(0.05, 0.93, f"{ANGLE_KIND}. Research use only.", fontsize=8)
         for place, text in enumerate(rows[number * _LINES : (number + 1) * _LINES]):
             paper.text(0.52, 0.89 - 0.018 * place, text, fontsize=9, va="top", parse_math=False)
     return figures
 
 
-def _draw(axes: object, scan: npt.NDArray[np.uint8], review: Review) -> None:
+def _draw(axes: Axes, scan: npt.NDArray[np.uint8], review: Review) -> None:
     height, width = scan.shape
     small = Image.fromarray(scan)
     small.thumbnail((_TALLEST, _TALLEST))
-    axes.imshow(np.asarray(small), cmap="gray", vmin=0, vmax=255, extent=(-0.5, width - 0.5, height - 0.5, -0.5))  # type: ignore[attr-defined]
+    axes.imshow(np.asarray(small), cmap="gray", vmin=0, vmax=255, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     for level in review.levels:
         if level.left is not None and level.right is not None:
             (x0, y0), (x1, y1) = level.left, level.right
-            axes.plot((x0, x1), (y0, y1), color="black", linewidth=3.0)  # type: ignore[attr-defined]
-            axes.plot((x0, x1), (y0, y1), color="white", linewidth=1.4)  # type: ignore[attr-defined]
+            axes.plot((x0, x1), (y0, y1), color="black", linewidth=3.0)
+            axes.plot((x0, x1), (y0, y1), color="white", linewidth=1.4)
     for curve in review.curves:
         for row in (curve.upper_row, curve.lower_row):
-            axes.axhline(row, color="#e69f00", linewidth=0.8, linestyle="--")  # type: ignore[attr-defined]
+            axes.axhline(row, color="#e69f00", linewidth=0.8, linestyle="--")
         middle = 0.5 * (curve.upper_row + curve.lower_row)
-        axes.text(width + 8, middle, f"{curve.angle_deg:.1f}", fontsize=8, va="center")  # type: ignore[attr-defined]
+        axes.text(width + 8, middle, f"{curve.angle_deg:.1f}", fontsize=8, va="center")
 
 
 def _empty() -> Figure:
@@ -180,13 +181,5 @@ def _empty() -> Figure:
     return figure
 
 
-def _wrapped(line: str, width: int = 52) -> list[str]:
-    parts: list[str] = []
-    for text in line.splitlines() or [""]:
-        while len(text) > width:
-            cut = text.rfind(" ", 0, width)
-            cut = cut if cut > 0 else width
-            parts.append(text[:cut])
-            text = text[cut:].lstrip()
-        parts.append(text)
-    return parts
+def _wrapped(line: str) -> list[str]:
+    return [part for text in line.splitlines() or [""] for part in textwrap.wrap(text, _CHARACTERS) or [""]]

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
 from sa2net.artifacts import file_sha256, read_json
-from sa2net.data.layout import MASK_SUFFIX, read_mask, read_scan
+from sa2net.data.layout import read_mask, read_scan
 from sa2net.errors import DataError
-from sa2net.review.data_set import RESULT
 from sa2net.scoliosis import Measurement
 from sa2net.scoliosis.band import Band, find_band
+from sa2net.scoliosis.folder import RESULT, mask_file, scan_file
 
 THUMBNAIL = 96
 """Width of a small picture, px."""
@@ -82,11 +82,11 @@ class Results:
 
     def scan(self, name: str) -> npt.NDArray[np.uint8]:
         """The grey picture (H, W)."""
-        return read_scan(self.root / "scans" / f"{name}.png")
+        return read_scan(scan_file(self.root, name))
 
     def mask(self, name: str) -> npt.NDArray[np.uint8]:
         """The label map (H, W)."""
-        return read_mask(self.root / "masks" / f"{name}{MASK_SUFFIX}.png")
+        return read_mask(mask_file(self.root, name))
 
     def band(self, name: str, measurement: Measurement) -> Band | None:
         """The sweep, in units of the measurement; found once."""

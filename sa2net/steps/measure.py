@@ -22,15 +22,13 @@ from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetErr
 from sa2net.inference.description import find_warnings
 from sa2net.inference.predictor import Predictor
 from sa2net.scoliosis import Measurement, Source, measure
+from sa2net.scoliosis.folder import MEASURED, PICTURE, RESULT, mask_file, scan_file
 from sa2net.scoliosis.picture import draw_measurement
 from sa2net.scoliosis.result import ModelIdentity
-from sa2net.steps.predict import SHOWN, _output_names, find_scans
+from sa2net.steps.predict import SHOWN, find_scans, output_names
 
 logger = logging.getLogger(__name__)
 
-RESULT_SUFFIX = ".measure"
-SCANS = "scans"
-MASKS = "masks"
 TABLE = "measure.csv"
 COLUMNS = (
     "scan",
@@ -114,10 +112,10 @@ def run(
         NegativeAnswerError: Every scan was refused.
     """
     _check_spacing(spacing_mm)
-    paths = [path for path in find_scans(scans) if not path.stem.endswith(RESULT_SUFFIX)]
+    paths = [path for path in find_scans(scans) if not path.stem.endswith(MEASURED)]
     if not paths:
         raise DataError("there is nothing to measure", evidence="results of `measure` only", action="Name scans.")
-    named = _output_names(paths)
+    named = output_names(paths)
     write_dicom = _dicom_writer(paths) if dicom else None
     segmenter = make_segmenter(model, masks, cfg, model_name)
     rows: list[dict[str, object]] = []
@@ -136,11 +134,11 @@ def run(
             faults.append(f"{path} ({error.evidence or error.what})")
             rows.append({"scan": name, "status": "failed", "reasons": error.evidence or error.what})
             continue
-        if path.resolve() != (out / SCANS / f"{name}.png").resolve():  # measured again where it lies
-            write_png(out / SCANS / f"{name}.png", scan)
-        write_png(out / MASKS / f"{name}{MASK_SUFFIX}.png", mask)
-        write_png(out / f"{name}{RESULT_SUFFIX}.png", draw_measurement(scan, measurement))
-        write_json(out / f"{name}{RESULT_SUFFIX}.json", measurement.model_dump(mode="json"))
+        if path.resolve() != scan_file(out, name).resolve():  # measured again where it lies
+            write_png(scan_file(out, name), scan)
+        write_png(mask_file(out, name), mask)
+        write_png(out / f"{name}{PICTURE}", draw_measurement(scan, measurement))
+        write_json(out / f"{name}{RESULT}", measurement.model_dump(mode="json"))
         rows.append(table_row(name, measurement))
         if measurement.status == "refused":
             refused += 1

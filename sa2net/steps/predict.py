@@ -61,7 +61,7 @@ def run(
             evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
             action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
         )
-    named = _output_names(find_scans(scans))
+    named = output_names(find_scans(scans))
     predictor = Predictor.for_settings(model, cfg)
     identity = {"name": model_name, "sha256": folder_sha256(model), "data_md5": predictor.info.data_md5}
     faults: list[str] = []
@@ -155,7 +155,7 @@ def _is_result(path: Path) -> bool:
     return path.stem.endswith((MASK_SUFFIX, OVERLAY_SUFFIX)) or path.name.endswith(DICOM_RESULTS)
 
 
-def _output_names(paths: Sequence[Path]) -> dict[str, Path]:
+def output_names(paths: Sequence[Path]) -> dict[str, Path]:
     """A name for each file's results: its stem, with its folder's name before it where stems collide."""
     stems = Counter(path.stem for path in paths)
     names: dict[str, Path] = {}
