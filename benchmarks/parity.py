@@ -29,9 +29,10 @@ from sa2net.model.affinity import StructureAffinity, TransformerPredictor
 from sa2net.model.attention import ChannelAttention, CrissCrossAttention
 from sa2net.model.backbone import TimmBackbone
 from sa2net.model.layers import BatchNorm2d, resize
+from sa2net.model.logits import AuxiliaryHead, TrainingLogits
 from sa2net.model.losses import build_loss
 from sa2net.model.migrate import Part, from_released, released_name
-from sa2net.model.network import AuxiliaryHead, DecodeHead, TrainingLogits
+from sa2net.model.network import DecodeHead
 from sa2net.model.pyramid import PyramidPooling
 from sa2net.model.swin import SwinSizes, SwinTransformer
 from sa2net.model.unet import UNet

@@ -8,16 +8,16 @@ at fresh weights, for scans of two sizes.
 
 import argparse
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sa2net.config import LossConfig, ModelConfig
+from sa2net.config.network import Affinity
 from sa2net.data.phantom import draw_phantom
 from sa2net.model.losses import build_loss
-from sa2net.model.network import build
+from sa2net.model.network import SA2Net, build
 
 ONE_HOT = 0.99
 """A row whose largest entry is above this counts as one-hot."""
@@ -30,7 +30,7 @@ def rows_of(softmax: Tensor) -> tuple[float, float]:
     return float(entropy), float((softmax.amax(-1) > ONE_HOT).float().mean())
 
 
-def measure(affinity: Literal["normalised", "released"], size: int, args: argparse.Namespace) -> tuple[float, ...]:
+def measure(affinity: Affinity, size: int, args: argparse.Namespace) -> tuple[float, ...]:
     """One row: affinity entropy and one-hot share, the same of channel attention, predictor gradient RMS."""
     torch.manual_seed(args.seed)
     network = build(ModelConfig(backbone=args.backbone, channels=args.channels, affinity=affinity))
@@ -41,6 +41,7 @@ def measure(affinity: Literal["normalised", "released"], size: int, args: argpar
     scan = torch.from_numpy((phantom.scan[window].astype(np.float32) - 125) / 73)[None, None].repeat(2, 1, 1, 1)
     mask = torch.from_numpy(phantom.mask[window])[None].repeat(2, 1, 1)
     seen: dict[str, tuple[float, float]] = {}
+    assert isinstance(network, SA2Net)
     head = network.head
 
     def watch_affinity(_: object, inputs: tuple[Tensor, ...]) -> None:
@@ -70,7 +71,8 @@ def main() -> None:
     print(
         f"{'setting':12}{'size':>6}{'affinity':>10}{'one-hot':>9}{'channel':>10}{'one-hot':>9}{'predictor gradient RMS':>24}"
     )
-    for affinity in ("released", "normalised"):
+    affinities: tuple[Affinity, ...] = ("released", "normalised", "mean", "cosine")
+    for affinity in affinities:
         for size in (256, 512):
             a, a_hot, c, c_hot, gradient = measure(affinity, size, args)
             print(f"{affinity:12}{size:6}{a:10.3f}{a_hot:9.0%}{c:10.3f}{c_hot:9.0%}{gradient:24.1e}")

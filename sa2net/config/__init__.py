@@ -1,23 +1,18 @@
-"""Every setting of the project (`sections`), and how settings are read, overridden and printed (`loading`)."""
+"""Every setting of the project (`sections`, `training`, `network`, `measuring`), and how they are read (`loading`)."""
 
-from sa2net.config.base import Section
+from sa2net.config.base import Device, Precision, Section
 from sa2net.config.loading import SECTIONS, Config, as_section, key_lines
 from sa2net.config.measuring import MeasureConfig
+from sa2net.config.network import LossConfig, ModelConfig, PredictorConfig
 from sa2net.config.sections import (
-    AugmentConfig,
     BatchConfig,
-    Device,
     EvaluateConfig,
     FetchConfig,
     FloorsConfig,
-    LossConfig,
-    ModelConfig,
-    Precision,
-    PredictorConfig,
     RegisterConfig,
-    TrainConfig,
     ValidateConfig,
 )
+from sa2net.config.training import AugmentConfig, TrainConfig
 
 __all__ = [
     "SECTIONS",

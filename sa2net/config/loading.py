@@ -12,7 +12,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sa2net.config.base import Section
-from sa2net.config.sections import EvaluateConfig, RegisterConfig, TrainConfig, ValidateConfig
+from sa2net.config.sections import EvaluateConfig, RegisterConfig, ValidateConfig
+from sa2net.config.training import TrainConfig
 from sa2net.errors import ConfigError
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -86,7 +87,7 @@ class Config:
         """`params.yaml` as text: every value, each with its meaning behind it."""
         lines = [
             "# Every setting of a run, one section per step. Overrides: --set train.epochs=2, `dvc exp run -S train.epochs=2`,",
-            "# or `sa2net recipe NAME`, which rewrites this file. Generated from sa2net/config/sections.py.",
+            "# or `sa2net recipe NAME`, which rewrites this file. Generated from sa2net/config.",
         ]
         for name in SECTIONS:
             section: Section = getattr(self, name)

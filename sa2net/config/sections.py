@@ -1,4 +1,4 @@
-"""Every setting of the project, with its default, its unit and its limits: one section per step.
+"""The sections of the steps but train: every setting with its default, its unit and its limits.
 
 `params.yaml` is the complete rendering of these defaults. A section travels whole to its step (on a
 cluster as one dict parameter), is frozen from then on, refuses unknown keys, and holds no None.
@@ -8,8 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sa2net.anatomy import NUM_CLASSES
-from sa2net.config.base import Section
+from sa2net.config.base import Device, Precision, Section
 from sa2net.config.measuring import MeasureConfig
 
 
@@ -34,132 +33,6 @@ class ValidateConfig(Section):
     )
     require_spacing: bool = Field(False, description="refuse scans without a pixel spacing in scans.csv")
     workers: int = Field(0, ge=0, description="processes that read scans; 0 = all cores")
-
-
-class PredictorConfig(Section):
-    """The transformer predictor inside the structure-affinity module."""
-
-    embed_dim: int = Field(64, ge=4, description="width of tokens and queries")
-    depth: int = Field(2, ge=1, description="decoder layers")
-    num_heads: int = Field(4, ge=1, description="attention heads; divides embed_dim")
-    mask_dim: int = Field(32, ge=1, description="channels of one class's mask embedding")
-    dropout: float = Field(0.1, description="dropout and stochastic depth", ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        return self
-
-
-class ModelConfig(Section):
-    """The network. `normalised` / `valid` are the mended defaults, `released` is the published behaviour."""
-
-    backbone: str = Field(
-        "resnet10t",
-        min_length=1,
-        description="any timm model with feature maps at strides 4, 8, 16, 32, or released_swin_tiny / _large",
-    )
-    pretrained: bool = Field(False, description="start the backbone from timm's weights (needs a network)")
-    channels: int = Field(48, ge=8, description="width of the decode head")
-    num_classes: int = Field(4, ge=2, description="channels of the logits; a training takes the classes of a mask")
-    affinity: Literal["normalised", "released"] = Field(
-        "normalised", description="scaling of structure affinity and channel attention"
-    )
-    logits: Literal["aligned", "released"] = Field(
-        "aligned", description="released: last 3x3 convolution pads 2, logits are 2 px too large"
-    )
-    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="channel dropout before each classifier")
-    auxiliary: bool = Field(True, description="FCN head on the stride-16 map while training")
-    predictor: PredictorConfig = PredictorConfig()
-
-
-class LossConfig(Section):
-    """How the logit maps are compared with the mask."""
-
-    kind: Literal["released", "mixing"] = Field(
-        "released", description="released: weighted cross entropies; mixing: CE + Dice over all sums of maps"
-    )
-    ignored: Literal["valid", "released"] = Field(
-        "valid", description="mean of the cross entropy over valid pixels, or over all as released"
-    )
-    main: float = Field(1.0, ge=0.0, description="weight of the final logits (released)")
-    coarse: float = Field(0.4, ge=0.0, description="weight of the structure-affinity's coarse logits (released)")
-    channel: float = Field(0.5, ge=0.0, description="weight of the channel branch (released)")
-    position: float = Field(0.5, ge=0.0, description="weight of the criss-cross branch (released)")
-    auxiliary: float = Field(0.4, ge=0.0, description="weight of the auxiliary head (both kinds)")
-    dice: float = Field(0.7, ge=0.0, description="weight of the Dice term in each subset (mixing)")
-    cross_entropy: float = Field(0.3, ge=0.0, description="weight of the cross entropy in each subset (mixing)")
-
-
-class AugmentConfig(Section):
-    """Random changes of the training crops; scan and mask move together."""
-
-    crop_height: int = Field(320, ge=32, description="px at working scale; multiple of 32")
-    crop_width: int = Field(192, ge=32, description="px at working scale; multiple of 32")
-    scale_low: float = Field(0.85, gt=0.0, description="smallest random scale")
-    scale_high: float = Field(1.2, gt=0.0, description="largest random scale")
-    rotation: float = Field(5.0, ge=0.0, le=45.0, description="largest rotation, degrees either way")
-    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right flip")
-    brightness: float = Field(0.15, ge=0.0, le=1.0, description="largest change of brightness, share")
-    contrast: float = Field(0.15, ge=0.0, le=1.0, description="largest change of contrast, share")
-    gamma: float = Field(0.15, ge=0.0, lt=1.0, description="largest change of the grey curve's exponent, share")
-    noise: float = Field(
-        0.02, ge=0.0, le=1.0, description="largest standard deviation of added noise, share of full scale"
-    )
-    blur: float = Field(0.2, ge=0.0, le=1.0, description="probability of a slight blur")
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
-        if self.crop_height % 32 or self.crop_width % 32:
-            raise ValueError(f"crop {self.crop_height} x {self.crop_width} is not a multiple of 32 on both sides")
-        if self.scale_low > self.scale_high:
-            raise ValueError(f"scale_low {self.scale_low} is larger than scale_high {self.scale_high}")
-        return self
-
-
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-class TrainConfig(Section):
-    """One training."""
-
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    augment: AugmentConfig = AugmentConfig()
-    sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
-    epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
-    crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
-    batch_size: int = Field(2, ge=1, description="crops in one step, of all processes together")
-    learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(1e-2, ge=0.0, description="not applied to norms and biases")
-    schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay after the warm-up")
-    warmup_epochs: float = Field(1.0, ge=0.0, description="linear warm-up; may be a fraction")
-    clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
-    validate_every: int = Field(6, ge=1, description="epochs between two validations")
-    patience: int = Field(0, ge=0, description="stop after so many validations without a better Dice; 0 = never")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of weights, crops and augmentation")
-    device: Device = Field("auto", description="cuda is a demand: without a GPU the run ends")
-    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
-    threads: int = Field(2, ge=1, le=1024, description="CPU threads of torch; part of what makes a run bit-equal")
-    workers: int = Field(0, ge=0, description="processes that prepare crops; 0 = in the trainer itself")
-    init_from: str = Field("", description="model folder or models:/NAME@ALIAS to fine-tune; empty = from scratch")
-    log_pictures: Literal["local", "always", "never"] = Field(
-        "local", description="log validation overlays: only to a store on this machine, always, never"
-    )
-
-    @model_validator(mode="after")
-    def _fits_the_masks(self) -> Self:
-        if self.model.num_classes != NUM_CLASSES:
-            raise ValueError(f"model.num_classes is {self.model.num_classes}, a mask has {NUM_CLASSES} classes")
-        return self
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
-        if self.warmup_epochs >= self.epochs > 1:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
-        return self
 
 
 class EvaluateConfig(Section):

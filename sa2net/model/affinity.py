@@ -4,7 +4,7 @@ A transformer predictor looks at the map with one query a class and gives each c
 sets channels against classes with it, and writes the classes' probability maps back into the features.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from sa2net.config import PredictorConfig
-from sa2net.model.layers import ConvNormAct, ScaleFreeEnergies, at_least_float32, full_precision
+from sa2net.config.network import Affinity
+from sa2net.model.layers import ConvNormAct, at_least_float32, build_energies, full_precision
 
 REDUCTION = 4
 """The affinity is computed for so many times fewer channels than the map has."""
@@ -148,7 +149,8 @@ class StructureAffinity(nn.Module):
         cfg: The predictor's sizes.
         affinity: `released` adds the raw sums over positions and over mask channels, which saturates the softmax and
             starves the predictor of gradient; `normalised` brings each of the two to a set spread first, so that both
-            take part from the first step and the picture's size does not matter.
+            take part from the first step and the picture's size does not matter; `mean` and `cosine` are alternatives
+            to it (see `sa2net.model.layers`).
         padding: Of the last 3 x 3 convolution: 1 keeps the size, 2 (released) makes the map 2 px larger.
     """
 
@@ -158,7 +160,7 @@ class StructureAffinity(nn.Module):
         num_classes: int,
         cfg: PredictorConfig,
         *,
-        affinity: Literal["normalised", "released"],
+        affinity: Affinity,
         padding: int,
     ) -> None:
         super().__init__()
@@ -169,10 +171,8 @@ class StructureAffinity(nn.Module):
         self.mask_query = nn.Linear(num_classes, reduced)
         self.spread = ConvNormAct(reduced, channels, 1, activate=False)
         self.merge = ConvNormAct(2 * channels, channels, 3, padding=padding)
-        # Two independent parts of spread 1/sqrt(2) add up to spread 1.
-        normalised = affinity == "normalised"
-        self.position_energies = ScaleFreeEnergies(spread=2**-0.5) if normalised else None
-        self.mask_energies = ScaleFreeEnergies(spread=2**-0.5) if normalised else None
+        self.position_energies = build_energies(affinity, parts=2)
+        self.mask_energies = build_energies(affinity, parts=2)
 
     def affinity(self, x: Tensor, probabilities: Tensor) -> Tensor:
         """Which classes each reduced channel belongs to.
@@ -189,11 +189,7 @@ class StructureAffinity(nn.Module):
         mask_query = at_least_float32(self.mask_query(masks.transpose(1, 2)).transpose(1, 2))  # (B, C/4, M)
         classes, masks = probabilities.transpose(1, 2), at_least_float32(masks.transpose(1, 2))
         with full_precision(x):
-            if self.position_energies is None or self.mask_energies is None:
-                energies = query @ classes + mask_query @ masks
-            else:
-                by_position = self.position_energies((query / query.shape[-1]) @ classes)
-                energies = by_position + self.mask_energies((mask_query / mask_query.shape[-1]) @ masks)
+            energies = self.position_energies(query, classes) + self.mask_energies(mask_query, masks)
         return torch.softmax(energies, dim=-1)
 
     def forward(self, x: Tensor) -> StructureAffinityOutput:

@@ -6,13 +6,12 @@ step and the branch's own weights from the second). That is the published start 
 trainings are the rule here, and random attention in front of every classifier only costs them their first epochs.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sa2net.model.layers import ScaleFreeEnergies, at_least_float32, full_precision
+from sa2net.config.network import Affinity
+from sa2net.model.layers import at_least_float32, build_energies, full_precision
 
 REDUCTION = 8
 """Queries and keys are so many times narrower than the map."""
@@ -24,10 +23,10 @@ class ChannelAttention(nn.Module):
     Args:
         channels: Channels of the map, at least 8.
         affinity: `released` sums the energies over positions, so that they grow with the picture;
-            `normalised` brings them to a set spread (see `ScaleFreeEnergies`).
+            `normalised` brings them to a set spread, `mean` and `cosine` are alternatives (see `sa2net.model.layers`).
     """
 
-    def __init__(self, channels: int, affinity: Literal["normalised", "released"]) -> None:
+    def __init__(self, channels: int, affinity: Affinity) -> None:
         super().__init__()
         reduced = channels // REDUCTION
         self.query = nn.Conv2d(channels, reduced, 1)
@@ -35,16 +34,13 @@ class ChannelAttention(nn.Module):
         self.value = nn.Conv2d(channels, reduced, 1)
         self.projection = nn.Conv2d(reduced, channels, 3, padding=1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(()))
-        self.energies = ScaleFreeEnergies(spread=1.0) if affinity == "normalised" else None
+        self.energies = build_energies(affinity)
 
     def attention(self, x: Tensor) -> Tensor:
         """The mixing weights of `x` (B, C, H, W): (B, C/8, C/8), each row sums to 1."""
         query, key = (at_least_float32(conv(x).flatten(2)) for conv in (self.query, self.key))  # (B, C/8, N)
         with full_precision(x):
-            if self.energies is None:
-                energies = query @ key.transpose(1, 2)
-            else:
-                energies = self.energies((query / query.shape[-1]) @ key.transpose(1, 2))
+            energies = self.energies(query, key.transpose(1, 2))
         return torch.softmax(-energies, dim=-1)  # the least similar channel weighs most
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sa2net.config.network import Affinity
+
 EPSILON = 1e-6
 """Floor of a mean square before its root is divided by."""
 
@@ -119,8 +121,40 @@ class Classifier(nn.Sequential):
         self.conv = nn.Conv2d(in_channels, num_classes, 1)
 
 
+class SummedEnergies(nn.Module):
+    """Softmax energies as published: plain products, which grow with the number of positions N."""
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, rows, N), (B, N, columns) -> (B, rows, columns); the softmax runs over the columns."""
+        return query @ key
+
+
+class MeanEnergies(nn.Module):
+    """The published energies divided by the number of positions: a crop is treated like a whole scan."""
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, rows, N), (B, N, columns) -> (B, rows, columns)."""
+        return (query / query.shape[-1]) @ key
+
+
+class CosineEnergies(nn.Module):
+    """Cosines between rows and columns, times one learned temperature.
+
+    Args:
+        temperature: What a cosine of 1 gives before anything is learned.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, rows, N), (B, N, columns) -> (B, rows, columns)."""
+        return functional.normalize(query, dim=-1) @ functional.normalize(key, dim=-2) * self.log_temperature.exp()
+
+
 class ScaleFreeEnergies(nn.Module):
-    """Bring a matrix of softmax energies to a set spread, whatever the size of the picture.
+    """Energies of a set spread, whatever the size of the picture.
 
     The energies of both attention-like modules are sums over all positions, so they grow with the
     picture until their softmax is one-hot and nothing behind it learns. Here every row is centred
@@ -136,8 +170,31 @@ class ScaleFreeEnergies(nn.Module):
         super().__init__()
         self.log_temperature = nn.Parameter(torch.tensor(spread).log())
 
-    def forward(self, energies: Tensor) -> Tensor:
-        """(B, rows, columns) -> the same shape; the softmax runs over the columns."""
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, rows, N), (B, N, columns) -> (B, rows, columns); the softmax runs over the columns."""
+        energies = (query / query.shape[-1]) @ key
         centred = energies - energies.mean(dim=-1, keepdim=True)
         mean_square = centred.square().mean(dim=(-2, -1), keepdim=True)
         return centred * torch.rsqrt(mean_square + EPSILON) * self.log_temperature.exp()
+
+
+COSINE_TEMPERATURE = 5.0
+"""Start of the temperature of cosines, which for unrelated maps lie far below 1."""
+
+
+def build_energies(kind: Affinity, *, parts: int = 1) -> nn.Module:
+    """The energies of a softmax by the name of its setting.
+
+    Args:
+        kind: `train.model.affinity`.
+        parts: Independent energies that are added up; together they start with spread 1.
+    """
+    match kind:
+        case "normalised":
+            return ScaleFreeEnergies(spread=parts**-0.5)
+        case "mean":
+            return MeanEnergies()
+        case "cosine":
+            return CosineEnergies(COSINE_TEMPERATURE)
+        case "released":
+            return SummedEnergies()

@@ -168,7 +168,10 @@ class SwinTransformer(nn.Module):
 
     Attributes:
         channels: Channels of the four maps, finest first.
+        multiple: Pictures have sides that are multiples of this many px.
     """
+
+    multiple = 32
 
     def __init__(self, sizes: SwinSizes, in_channels: int = 1) -> None:
         super().__init__()

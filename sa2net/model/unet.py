@@ -1,7 +1,6 @@
-"""The U-Net of the released configurations, there the backbone of the baseline networks.
+"""The U-Net of the released configurations, there the backbone of the baseline networks, and that baseline.
 
-Its maps lie at strides 16, 8, 4, 2, 1, so it is no backbone of the SA2Net head; it is here so that released U-Net
-checkpoints can be read and compared with.
+Its maps lie at strides 16, 8, 4, 2, 1, so it is no backbone of the SA2Net head.
 
 Source: Ronneberger et al., U-Net, MICCAI 2015; with batch norm and bilinear upsampling.
 """
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sa2net.config import ModelConfig
 from sa2net.model.layers import ConvNormAct, resize
+from sa2net.model.logits import AuxiliaryHead, TrainingLogits, crop, pad, padded_size
 
 STAGES = 5
 
@@ -68,6 +69,42 @@ class UNet(nn.Module):
         for stage, skip in zip(reversed(self.decoder), reversed(skips), strict=True):
             maps.append(stage(skip, maps[-1]))
         return maps
+
+
+class UNetSegmenter(nn.Module):
+    """The U-Net with a convolutional head on its finest map, and an auxiliary one on the map before.
+
+    Args:
+        cfg: `channels` is the width of the first stage (64 as released, and then of both heads).
+    """
+
+    MULTIPLE = 2 ** (STAGES - 1)
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        channels, classes, dropout = cfg.channels, cfg.num_classes, cfg.dropout
+        self.backbone = UNet(base_channels=channels)
+        self.head = AuxiliaryHead(channels, channels, classes, dropout)
+        self.auxiliary = AuxiliaryHead(2 * channels, channels, classes, dropout) if cfg.auxiliary else None
+
+    def forward(self, x: Tensor) -> TrainingLogits | Tensor:
+        """Scans (B, 1, H, W) -> training: final logits at the input's size, auxiliary ones at stride 2.
+
+        Evaluation: the final logits (B, K, H, W). Sizes that are no multiples of 16 are continued as in `SA2Net`.
+        """
+        size = (x.shape[-2], x.shape[-1])
+        maps = self.backbone(pad(x, self.MULTIPLE))
+        final = self.head(maps[-1])
+        if not self.training:
+            evaluated: Tensor = final[..., : size[0], : size[1]]
+            return evaluated
+        auxiliary = None if self.auxiliary is None else self.auxiliary(maps[-2])
+        padded = padded_size(*size, self.MULTIPLE)
+        return crop(TrainingLogits(final, auxiliary=auxiliary), padded, size, fine=1, middle=2)
+
+    def drop_training_heads(self) -> None:
+        """Remove the auxiliary head, which only trains."""
+        self.auxiliary = None
 
 
 def _double_convolution(in_channels: int, out_channels: int) -> nn.Sequential:

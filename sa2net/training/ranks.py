@@ -33,7 +33,7 @@ from sa2net.errors import (
     Sa2NetError,
     StorageError,
 )
-from sa2net.model.network import TrainingLogits
+from sa2net.model.logits import TrainingLogits
 
 logger = logging.getLogger(__name__)
 PATIENCE = timedelta(days=7)

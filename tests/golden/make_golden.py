@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sa2net.config import LossConfig, ModelConfig, PredictorConfig
+from sa2net.model.logits import TrainingLogits
 from sa2net.model.losses import build_loss
-from sa2net.model.network import DecodeHead, TrainingLogits
+from sa2net.model.network import DecodeHead
 
 FOLDER = Path(__file__).parent
 IN_CHANNELS = (6, 8, 10, 12)

@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from sa2net.config import LossConfig
-from sa2net.model.losses import build_loss, soft_dice_loss
-from sa2net.model.network import TrainingLogits
+from sa2net.model.logits import TrainingLogits
+from sa2net.model.losses import build_loss
+from sa2net.model.terms import TERMS, Comparison, Truth
 
 CLASSES = 4
+LOSSES = {
+    "released": LossConfig(),
+    "mixing": LossConfig(kind="mixing"),
+    "every term": LossConfig(kind="sum", cross_entropy=1, dice=1, focal=1, tversky=1, lovasz=1),
+    "weighted": LossConfig(kind="sum", focal=1, tversky=1, class_weights=(0.2, 1, 3, 0)),
+}
 
 
 def _maps(seed: int = 0, *, batch: int = 2, auxiliary: bool = True) -> TrainingLogits:
@@ -59,20 +66,22 @@ def test_valid_and_released_means_differ_by_the_share_of_valid_pixels():
 def test_ignored_pixels_get_no_gradient():
     maps, mask = _maps(), _mask()
     mask[:, :12] = 255  # the upper half; row 0 of 6 is interpolated into rows 0..5 of 24 only
-    for kind in ("released", "mixing"):
+    for cfg in LOSSES.values():
         final = maps.final.detach().clone().requires_grad_()
-        build_loss(LossConfig(kind=kind))(maps._replace(final=final), mask)["total"].backward()
+        build_loss(cfg)(maps._replace(final=final), mask)["total"].backward()
         assert final.grad is not None
         assert final.grad[:, :, 0].abs().max() == 0
         assert final.grad[:, :, 5].abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", ["released", "mixing"])
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("ignored", ["valid", "released"])
 @pytest.mark.parametrize("auxiliary", [True, False])
-def test_a_mask_that_is_ignored_altogether_costs_nothing(kind, ignored, auxiliary):
+def test_a_mask_that_is_ignored_altogether_costs_nothing(name, ignored, auxiliary):
     maps = _maps(auxiliary=auxiliary)
-    parts = build_loss(LossConfig(kind=kind, ignored=ignored))(maps, torch.full((2, 24, 20), 255, dtype=torch.uint8))
+    parts = build_loss(LOSSES[name].model_copy(update={"ignored": ignored}))(
+        maps, torch.full((2, 24, 20), 255, dtype=torch.uint8)
+    )
     parts["total"].backward()
     assert all(part.item() == 0 for part in parts.values())
     assert all((map_.grad == 0).all() for map_ in maps if map_ is not None)
@@ -88,8 +97,8 @@ def test_without_an_auxiliary_map_its_part_is_absent(kind):
 
 
 def test_byte_masks_and_long_masks_cost_the_same():
-    for kind in ("released", "mixing"):
-        loss = build_loss(LossConfig(kind=kind))
+    for cfg in LOSSES.values():
+        loss = build_loss(cfg)
         mask = _mask(ignored=0.2)
         assert torch.equal(loss(_maps(), mask)["total"], loss(_maps(), mask.to(torch.uint8))["total"])
 
@@ -117,20 +126,105 @@ def test_mixing_is_the_sum_over_all_fifteen_subsets():
     assert parts["total"].item() == pytest.approx(0.3 * expected_cross_entropy + 0.7 * expected_dice, rel=1e-4)
 
 
-def test_soft_dice_by_hand():
-    truth = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]]])  # two classes, two pixels each
-    assert soft_dice_loss(truth, truth).item() == pytest.approx(0, abs=1e-6)
-    assert soft_dice_loss(1 - truth, truth).item() == pytest.approx(1, abs=1e-5)
+def _cost(term: str, probabilities: torch.Tensor, mask: torch.Tensor, **settings) -> float:
+    """A term at given probabilities (K, n) of the pixels of one row."""
+    cfg = LossConfig(kind="sum", **{"class_weights": (1.0,) * len(probabilities), **settings})
+    truth = Truth(mask[None, None], cfg, len(probabilities))
+    return TERMS[term](Comparison(probabilities.clamp_min(1e-12).log()[None, :, None], truth)).item()
+
+
+MASK = torch.tensor([0, 0, 1, 1])
+RIGHT = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+HALF = torch.full((2, 4), 0.5)
+
+
+def test_dice_by_hand():
+    assert _cost("dice", RIGHT, MASK) == pytest.approx(0, abs=1e-6)
+    assert _cost("dice", 1 - RIGHT, MASK) == pytest.approx(1, abs=1e-5)
     # p = 1/2 everywhere: 2 * 1 / (4 / 4 + 2) = 2/3 for both classes.
-    assert soft_dice_loss(torch.full_like(truth, 0.5), truth).item() == pytest.approx(1 / 3, abs=1e-5)
-    absent = torch.zeros(1, 1, 2, 2)
-    assert soft_dice_loss(absent, absent).item() == pytest.approx(0, abs=1e-6)
+    assert _cost("dice", HALF, MASK) == pytest.approx(1 / 3, abs=1e-5)
+    # An absent class that nobody predicts is a perfect match: the mean of 2/3, 2/3 and 1.
+    three = torch.cat([HALF, torch.zeros(1, 4)])
+    assert _cost("dice", three, MASK) == pytest.approx(1 - (2 / 3 + 2 / 3 + 1) / 3, abs=1e-5)
+    # Weights act on the mean over classes.
+    uneven = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])  # 2*2/(4+2) = 2/3, and 0
+    assert _cost("dice", uneven, MASK, class_weights=(3.0, 1.0)) == pytest.approx(1 - 0.75 * 2 / 3, abs=1e-5)
+
+
+def test_tversky_by_hand():
+    # All predicted as class 0: it has 2 hits and 2 too many, class 1 has 2 missed.
+    uneven = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    weights = {"tversky": 1.0, "tversky_alpha": 0.25, "tversky_beta": 0.75}
+    assert _cost("tversky", uneven, MASK, **weights) == pytest.approx(1 - (2 / 2.5 + 0) / 2, abs=1e-5)
+    assert _cost("tversky", RIGHT, MASK) == pytest.approx(0, abs=1e-6)
+    # alpha = beta = 1/2 is Dice without squares: 2 * 1 / (2 + 2).
+    halves = {"tversky": 1.0, "tversky_alpha": 0.5, "tversky_beta": 0.5}
+    assert _cost("tversky", HALF, MASK, **halves) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_focal_by_hand():
+    ninety = torch.tensor([[0.9, 0.9, 0.1, 0.1], [0.1, 0.1, 0.9, 0.9]])
+    assert _cost("focal", ninety, MASK) == pytest.approx(0.01 * -math.log(0.9), rel=1e-4)
+    plain = {"focal": 1.0, "focal_gamma": 0.0}
+    assert _cost("focal", ninety, MASK, **plain) == pytest.approx(_cost("cross_entropy", ninety, MASK), rel=1e-5)
+
+
+def test_lovasz_by_hand():
+    # Hard answers: the Lovasz extension is the Jaccard loss. Class 0: 2 of 3, class 1: 1 of 2.
+    three_right = torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    assert _cost("lovasz", three_right, MASK) == pytest.approx((1 / 3 + 1 / 2) / 2, abs=1e-5)
+
+
+def test_class_weights_of_the_cross_entropy_are_torchs_weighted_mean():
+    logits, mask = torch.randn(2, CLASSES, 24, 20), _mask(ignored=0.2)
+    weights = (0.5, 2.0, 1.0, 4.0)
+    got = build_loss(LossConfig(class_weights=weights))(TrainingLogits(logits), mask)["total"]
+    expected = functional.cross_entropy(logits, mask, weight=torch.tensor(weights), ignore_index=255)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+    focal_as_cross_entropy = LossConfig(
+        kind="sum", dice=0, cross_entropy=0, focal=1.0, focal_gamma=0.0, class_weights=weights
+    )
+    again = build_loss(focal_as_cross_entropy)(TrainingLogits(logits), mask)["total"]
+    assert again.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_sum_adds_its_terms_for_every_map_and_tells_those_of_the_final_map():
+    weights = {"cross_entropy": 0.5, "dice": 0.25, "focal": 2.0, "tversky": 0.75, "lovasz": 1.5}
+    maps, mask = _maps(), _mask(ignored=0.2)
+    cfg = LossConfig(kind="sum", **weights)
+    parts = build_loss(cfg)(maps, mask)
+    expected = 0.0
+    for name, map_ in zip(("main", "coarse", "channel", "position", "auxiliary"), maps, strict=True):
+        comparison = Comparison(map_, Truth(mask, cfg, CLASSES))
+        cost = sum(weight * TERMS[term](comparison).item() for term, weight in weights.items())
+        assert parts[name].item() == pytest.approx(cost, rel=1e-5)
+        expected += getattr(cfg, name) * cost
+    assert parts["total"].item() == pytest.approx(expected, rel=1e-5)
+    comparison = Comparison(maps.final, Truth(mask, cfg, CLASSES))
+    for term in weights:
+        assert parts[f"main_{term}"].item() == pytest.approx(TERMS[term](comparison).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dice": 0.2}, "dice would have no effect with kind released"),
+        ({"kind": "mixing", "main": 2.0}, "main would have no effect with kind mixing"),
+        ({"kind": "sum", "dice": 0, "cross_entropy": 0}, "nothing would be learnt"),
+        ({"kind": "sum", "focal_gamma": 1.0}, "focal_gamma would have no effect while focal is 0"),
+        ({"kind": "sum", "lovasz": 1.0, "class_weights": (1, 2, 1, 1)}, "class_weights would have no effect on lovasz"),
+        ({"class_weights": (0, 0, 0, 0)}, "nothing would be learnt"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        LossConfig(**values)
 
 
 def test_half_precision_logits_are_summed_in_float32():
     mask = _mask()
-    for kind in ("released", "mixing"):
-        loss = build_loss(LossConfig(kind=kind))
+    for cfg in LOSSES.values():
+        loss = build_loss(cfg)
         half = TrainingLogits(*(map_.detach().bfloat16() for map_ in _maps()))
         single = TrainingLogits(*(map_.float() for map_ in half))
         got = loss(half, mask)["total"]
@@ -141,13 +235,13 @@ def test_half_precision_logits_are_summed_in_float32():
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    kind=st.sampled_from(["released", "mixing"]),
+    name=st.sampled_from(sorted(LOSSES)),
     ignored=st.floats(0, 1),
     scale=st.sampled_from([0.0, 1.0, 1e4]),
 )
-def test_losses_are_finite_and_not_negative(seed, kind, ignored, scale):
+def test_losses_are_finite_and_not_negative(seed, name, ignored, scale):
     maps = TrainingLogits(*((map_.detach() * scale).requires_grad_() for map_ in _maps(seed)))
-    parts = build_loss(LossConfig(kind=kind))(maps, _mask(seed, ignored=ignored))
+    parts = build_loss(LOSSES[name])(maps, _mask(seed, ignored=ignored))
     parts["total"].backward()
     assert all(part.isfinite() and part >= -1e-6 for part in parts.values())
     assert all(map_.grad is not None and map_.grad.isfinite().all() for map_ in maps)

@@ -1,0 +1,77 @@
+"""Settings of a training: crops and their augmentation, optimiser, schedule, machine."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from sa2net.anatomy import NUM_CLASSES
+from sa2net.config.base import Device, Precision, Section
+from sa2net.config.network import LossConfig, ModelConfig
+
+
+class AugmentConfig(Section):
+    """Random changes of the training crops; scan and mask move together."""
+
+    crop_height: int = Field(320, ge=32, description="px at working scale; multiple of 32")
+    crop_width: int = Field(192, ge=32, description="px at working scale; multiple of 32")
+    scale_low: float = Field(0.85, gt=0.0, description="smallest random scale")
+    scale_high: float = Field(1.2, gt=0.0, description="largest random scale")
+    rotation: float = Field(5.0, ge=0.0, le=45.0, description="largest rotation, degrees either way")
+    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right flip")
+    brightness: float = Field(0.15, ge=0.0, le=1.0, description="largest change of brightness, share")
+    contrast: float = Field(0.15, ge=0.0, le=1.0, description="largest change of contrast, share")
+    gamma: float = Field(0.15, ge=0.0, lt=1.0, description="largest change of the grey curve's exponent, share")
+    noise: float = Field(
+        0.02, ge=0.0, le=1.0, description="largest standard deviation of added noise, share of full scale"
+    )
+    blur: float = Field(0.2, ge=0.0, le=1.0, description="probability of a slight blur")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.crop_height % 32 or self.crop_width % 32:
+            raise ValueError(f"crop {self.crop_height} x {self.crop_width} is not a multiple of 32 on both sides")
+        if self.scale_low > self.scale_high:
+            raise ValueError(f"scale_low {self.scale_low} is larger than scale_high {self.scale_high}")
+        return self
+
+
+class TrainConfig(Section):
+    """One training."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
+    epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
+    crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
+    batch_size: int = Field(2, ge=1, description="crops in one step, of all processes together")
+    learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(1e-2, ge=0.0, description="not applied to norms and biases")
+    schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay after the warm-up")
+    warmup_epochs: float = Field(1.0, ge=0.0, description="linear warm-up; may be a fraction")
+    clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
+    validate_every: int = Field(6, ge=1, description="epochs between two validations")
+    patience: int = Field(0, ge=0, description="stop after so many validations without a better Dice; 0 = never")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of weights, crops and augmentation")
+    device: Device = Field("auto", description="cuda is a demand: without a GPU the run ends")
+    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads of torch; part of what makes a run bit-equal")
+    workers: int = Field(0, ge=0, description="processes that prepare crops; 0 = in the trainer itself")
+    init_from: str = Field("", description="model folder or models:/NAME@ALIAS to fine-tune; empty = from scratch")
+    log_pictures: Literal["local", "always", "never"] = Field(
+        "local", description="log validation overlays: only to a store on this machine, always, never"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_masks(self) -> Self:
+        if self.model.num_classes != NUM_CLASSES:
+            raise ValueError(f"model.num_classes is {self.model.num_classes}, a mask has {NUM_CLASSES} classes")
+        if len(self.loss.class_weights) != NUM_CLASSES:
+            raise ValueError(f"loss.class_weights has {len(self.loss.class_weights)} values for {NUM_CLASSES} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_epochs >= self.epochs > 1:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        return self
