@@ -25,6 +25,12 @@ class AugmentConfig(Section):
         0.02, ge=0.0, le=1.0, description="largest standard deviation of added noise, share of full scale"
     )
     blur: float = Field(0.2, ge=0.0, le=1.0, description="probability of a slight blur")
+    max_class_share: float = Field(
+        1.0, gt=0.0, le=1.0, description="a crop with more of one class is drawn again, up to 10 times; 1 = never"
+    )
+    fill: Literal["black", "released"] = Field(
+        "black", description="grey of what is turned or padded in: black, or mean grey as released"
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -44,9 +50,18 @@ class TrainConfig(Section):
     sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
     epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
     crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
-    batch_size: int = Field(2, ge=1, description="crops in one step, of all processes together")
+    batch_size: int = Field(
+        2, ge=0, description="crops in one step, of all processes together; 0 = what one GPU can hold"
+    )
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are averaged before the weights change")
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(1e-2, ge=0.0, description="not applied to norms and biases")
+    weight_decay: float = Field(1e-2, ge=0.0, description="of AdamW")
+    decayed: Literal["weights", "released"] = Field(
+        "weights", description="what decays: weights, but no norms and biases; released: all"
+    )
+    average_decay: float = Field(
+        0.0, ge=0.0, lt=1.0, description="decay of averaged (EMA) weights, which are then scored and kept; 0 = off"
+    )
     schedule: Literal["cosine", "poly", "constant"] = Field("cosine", description="decay after the warm-up")
     warmup_epochs: float = Field(1.0, ge=0.0, description="linear warm-up; may be a fraction")
     clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
@@ -56,7 +71,12 @@ class TrainConfig(Section):
     device: Device = Field("auto", description="cuda is a demand: without a GPU the run ends")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
     threads: int = Field(2, ge=1, le=1024, description="CPU threads of torch; part of what makes a run bit-equal")
+    compile: bool = Field(False, description="compile the network (torch.compile; needs a C++ compiler, or Triton)")
+    recompute: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, about a third more time"
+    )
     workers: int = Field(0, ge=0, description="processes that prepare crops; 0 = in the trainer itself")
+    prefetch: int = Field(2, ge=1, description="batches that each of them prepares in advance")
     init_from: str = Field("", description="model folder or models:/NAME@ALIAS to fine-tune; empty = from scratch")
     log_pictures: Literal["local", "always", "never"] = Field(
         "local", description="log validation overlays: only to a store on this machine, always, never"
@@ -68,6 +88,14 @@ class TrainConfig(Section):
             raise ValueError(f"model.num_classes is {self.model.num_classes}, a mask has {NUM_CLASSES} classes")
         if len(self.loss.class_weights) != NUM_CLASSES:
             raise ValueError(f"loss.class_weights has {len(self.loss.class_weights)} values for {NUM_CLASSES} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if not self.workers and self.prefetch != type(self).model_fields["prefetch"].default:
+            raise ValueError("prefetch would have no effect while workers is 0")
+        if not self.batch_size and self.device == "cpu":
+            raise ValueError("batch_size 0 asks what a GPU can hold, but device is cpu")
         return self
 
     @model_validator(mode="after")

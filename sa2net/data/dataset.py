@@ -62,7 +62,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     ) -> None:
         self.scans, self.normalisation = scans, normalisation
         self.crops_per_scan, self.seed, self.epoch = crops_per_scan, seed, 0
-        self.transforms = training_transforms(cfg)
+        self.transforms = training_transforms(cfg, normalisation.mean / 255)
 
     def __len__(self) -> int:
         return len(self.scans) * self.crops_per_scan

@@ -42,6 +42,7 @@ from sa2net.inference.device import resolve_device
 from sa2net.registry import tracking
 from sa2net.registry.revision import code_hashes
 from sa2net.registry.versions import resolve
+from sa2net.training.capacity import with_batch_size
 from sa2net.training.checkpoint import CheckpointStore, Tensors
 from sa2net.training.launch import launch
 from sa2net.training.loop import Fitted, fit
@@ -51,7 +52,9 @@ logger = logging.getLogger(__name__)
 MODEL = "model"
 PICTURES = 3
 """Validation scans whose overlays are logged, the first so many by name."""
-_LOOP = tuple(f"training/{name}.py" for name in ("checkpoint", "launch", "loop", "ranks", "schedule"))
+_LOOP = tuple(
+    f"training/{name}.py" for name in ("averaging", "capacity", "checkpoint", "launch", "loop", "ranks", "schedule")
+)
 _CODE = ("anatomy.py", "artifacts", "config", "data", "inference", "model", *_LOOP, "steps/train.py")
 
 
@@ -150,6 +153,7 @@ def _train(
             evidence=f"{len(train_cases)} train and {len(val_cases)} val scans",
             action="Run `sa2net validate` on a data set with both.",
         )
+    cfg = with_batch_size(cfg, ranks, cfg.crops_per_scan * len(train_cases))
     scale = report.sweep_width / cfg.sweep_width
     info = ModelInfo(
         model=cfg.model,
@@ -166,13 +170,15 @@ def _train(
         return TrainResult(out / MODEL, fitted.best_dice, fitted.best_epoch, len(fitted.history))
     initial, parent = _initial(cfg)
     manifest_sha256 = file_sha256(validation / MANIFEST)
-    key = _key(cfg, report.data_md5, manifest_sha256, parent)
+    pretrained = _pretrained_sha256(cfg)
+    key = _key(cfg, report.data_md5, manifest_sha256, parent, pretrained)
     store = CheckpointStore(checkpoints, key)
     started = time.perf_counter()
     tags = {
         "data_md5": report.data_md5,
         "manifest_sha256": manifest_sha256,
         "parent_model": parent,
+        **({"pretrained_sha256": pretrained} if pretrained else {}),
         "checkpoint_key": key,
         "threads": cfg.threads,
         "processes": ranks.count,
@@ -225,7 +231,10 @@ def _initial(cfg: TrainConfig) -> tuple[Tensors | None, str]:
         return None, ""
     folder = resolve(cfg.init_from)
     theirs = read_model_info(folder).model
-    ours = cfg.model.model_copy(update={"pretrained": theirs.pretrained, "dropout": theirs.dropout})
+    # Where its weights came from and what only trains does not make it another network.
+    ours = cfg.model.model_copy(
+        update={name: getattr(theirs, name) for name in ("pretrained", "pretrained_file", "dropout")}
+    )
     if theirs != ours:
         differing = [
             f"{key} {value!r} there, {getattr(ours, key)!r} here"
@@ -238,6 +247,14 @@ def _initial(cfg: TrainConfig) -> tuple[Tensors | None, str]:
             action="Set train.model to the same values.",
         )
     return read_weights(folder), folder_sha256(folder)
+
+
+def _pretrained_sha256(cfg: TrainConfig) -> str:
+    """The content of `model.pretrained_file`; empty without one."""
+    file = Path(cfg.model.pretrained_file)
+    if not cfg.model.pretrained_file or not file.is_file():
+        return ""  # the backbone says what is wrong with a missing file
+    return file_sha256(file)
 
 
 def _counts(cases: Sequence[Case]) -> dict[str, int]:
@@ -256,13 +273,14 @@ def _validated_by(validation: Path, manifest_sha256: str) -> dict[str, str]:
     return {"validation_run": str(known.get("run_id", "")), "validation_params": params}
 
 
-def _key(cfg: TrainConfig, data_md5: str, manifest_sha256: str, parent: str) -> str:
+def _key(cfg: TrainConfig, data_md5: str, manifest_sha256: str, parent: str, pretrained: str) -> str:
     """What determines a training: settings, data, split, starting weights, code. Another key never resumes."""
     parts = {
         "train": cfg.model_dump(mode="json"),
         "data": data_md5,
         "manifest": manifest_sha256,
         "parent": parent,
+        "pretrained": pretrained,
         "code": code_hashes(_CODE),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 KEPT = 2
 """Newest checkpoints kept: the last may be damaged by a power failure, the one before it not."""
 Tensors = dict[str, torch.Tensor]
+_GROUPS = ("network", "optimiser", "best", "average")
 
 
 @dataclass
@@ -45,6 +46,7 @@ class TrainingState:
         stale: Validations since then.
         scaler: State of the float16 loss scaler.
         stopped: Early stopping has ended the training.
+        average: The averaged weights and the number of steps in them; empty without an average.
     """
 
     epoch: int = 0
@@ -57,6 +59,7 @@ class TrainingState:
     stale: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False
+    average: Tensors = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -126,7 +129,7 @@ class CheckpointStore:
 
 def encode(state: TrainingState) -> bytes:
     """A state as the content of a file, or of a message to another process."""
-    groups = {"network": state.network, "optimiser": state.optimiser, "best": state.best}
+    groups: dict[str, Tensors] = {name: getattr(state, name) for name in _GROUPS}
     # Tensors that share memory (a best state just taken from the network) are written twice.
     tensors = {
         f"{group}/{name}": value.detach().cpu().contiguous().clone()
@@ -149,8 +152,7 @@ def decode(content: bytes) -> TrainingState:
     # Safetensors: 8 bytes of length, a JSON header whose __metadata__ is ours, the tensors.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     rest = json.loads(header["__metadata__"]["state"])
-    network, optimiser, best = (_take(tensors, group) for group in ("network", "optimiser", "best"))
-    return TrainingState(network=network, optimiser=optimiser, best=best, **rest)
+    return TrainingState(**(rest | {group: _take(tensors, group) for group in _GROUPS}))
 
 
 def _take(tensors: Mapping[str, torch.Tensor], group: str) -> Tensors:

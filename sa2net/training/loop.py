@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
 from sa2net.artifacts import ModelInfo
-from sa2net.config import ModelConfig, TrainConfig
+from sa2net.config import TrainConfig
 from sa2net.data.dataset import CropDataset, EpochBatches, FramedScan, derived_seed, frame_case
 from sa2net.data.framing import Grey, WorkingScale
 from sa2net.data.layout import Case, read_mask, read_scan
@@ -27,6 +27,8 @@ from sa2net.inference.predictor import Predictor
 from sa2net.model.backbone import synchronised
 from sa2net.model.losses import build_loss
 from sa2net.model.network import build
+from sa2net.model.recompute import recompute_activations
+from sa2net.training.averaging import Averaged
 from sa2net.training.checkpoint import (
     CheckpointStore,
     Tensors,
@@ -102,7 +104,7 @@ def fit(
     set_threads(cfg.threads)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
     # Convolutions are a little faster this way, on CPU and GPU alike.
-    network = _fresh_network(cfg.model, ranks, device).to(memory_format=torch.channels_last)
+    network = _fresh_network(cfg, ranks, device).to(memory_format=torch.channels_last)
     if initial is not None:
         network.load_state_dict(initial)
     loss_function = build_loss(cfg.loss)
@@ -116,23 +118,32 @@ def fit(
         crops_per_scan=cfg.crops_per_scan,
         seed=cfg.seed,
     )
-    batches = DataLoader(crops, batch_sampler=EpochBatches(crops, cfg.batch_size, ranks.share), num_workers=cfg.workers)
+    batches = DataLoader(
+        crops,
+        batch_sampler=EpochBatches(crops, cfg.batch_size, ranks.share),
+        num_workers=cfg.workers,
+        prefetch_factor=cfg.prefetch if cfg.workers else None,
+    )
     validation = [(case, read_scan(case.scan), read_mask(case.mask)) for case in val_cases] if ranks.main else []
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with different settings
     GradientState._reset_state()
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[precision])
     model, optimiser_ = accelerator.prepare(network, optimiser)  # with several ranks, the main one's weights for all
-    predictor = Predictor(network, info, device=device, precision=precision)
+    averaged = Averaged(network, cfg.average_decay)
+    predictor = Predictor(averaged.network, info, device=device, precision=precision)
 
     state = decode(content) if content else TrainingState()
     if state.epoch:
         logger.info("going on after epoch %d of %d", state.epoch, cfg.epochs)
         network.load_state_dict(state.network)
         restore_optimiser(optimiser, state.optimiser)
+        averaged.restore(state.average)
         if accelerator.scaler is not None and state.scaler:
             accelerator.scaler.load_state_dict(state.scaler)
 
+    if cfg.compile:
+        model = torch.compile(model)
     steps = len(batches)
     with tqdm(
         total=cfg.epochs * steps,
@@ -159,11 +170,13 @@ def fit(
                         logits = model(picture.to(device, memory_format=torch.channels_last))
                     parts = loss_function(*ranks.gather(logits, mask.to(device), whole))
                     # Each rank has the gradient of its own part; what is averaged over the ranks must be their sum.
-                    accelerator.backward(parts["total"] * ranks.count)
-                    if cfg.clip_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm)
-                    optimiser_.step()
-                    optimiser_.zero_grad()
+                    accelerator.backward(parts["total"] * (ranks.count / accumulated(cfg, index, steps)))
+                    if (index + 1) % cfg.accumulate == 0 or index + 1 == steps:
+                        if cfg.clip_norm:
+                            accelerator.clip_grad_norm_(model.parameters(), cfg.clip_norm)
+                        optimiser_.step()
+                        optimiser_.zero_grad()
+                        averaged.step(network)
                 for name, value in parts.items():
                     parts_sum[name] = parts_sum.get(name, 0.0) + float(value.detach())
                 bar.set_postfix(
@@ -187,10 +200,11 @@ def fit(
             if state.epoch % cfg.validate_every == 0 or state.epoch == cfg.epochs:
                 dice = _validate(predictor, validation, observer, state.epoch) if observer else {}
                 row |= ranks.numbers_of_main(dice)
-                _keep_best(state, network, row["val_dice_mean"], cfg)
+                _keep_best(state, averaged.network, row["val_dice_mean"], cfg)
             state.history.append(row)
             state.network = {name: value.detach() for name, value in network.state_dict().items()}
             state.optimiser = optimiser_tensors(optimiser)
+            state.average = averaged.state()
             state.scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
             if checkpoints:
                 checkpoints.save(state)
@@ -199,9 +213,17 @@ def fit(
     return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
 
 
-def _fresh_network(cfg: ModelConfig, ranks: Ranks, device: torch.device) -> nn.Module:
+def accumulated(cfg: TrainConfig, index: int, steps: int) -> int:
+    """How many steps share the update that step `index` of an epoch belongs to; the last update may have fewer."""
+    first = index - index % cfg.accumulate
+    return min(cfg.accumulate, steps - first)
+
+
+def _fresh_network(cfg: TrainConfig, ranks: Ranks, device: torch.device) -> nn.Module:
     """A network with fresh weights. Those of the main process are what all start from."""
-    network: nn.Module = build(cfg if ranks.main else cfg.model_copy(update={"pretrained": False}))
+    network: nn.Module = build(cfg.model if ranks.main else cfg.model.model_copy(update={"pretrained": False}))
+    if cfg.recompute:
+        recompute_activations(network)
     # On a CPU each process normalises with the statistics of its own part of the batch.
     return synchronised(network) if ranks.count > 1 and device.type == "cuda" else network
 
@@ -242,12 +264,34 @@ def _keep_best(state: TrainingState, network: nn.Module, dice: float, cfg: Train
 
 @contextmanager
 def _memory_explained(cfg: TrainConfig) -> Iterator[None]:
-    """Turn an out-of-memory trace into a message that names the settings."""
+    """Turn an out-of-memory trace into a message that names the settings which need about half as much."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            "the GPU's memory is too small for this step",
-            evidence=f"batch {cfg.batch_size} of {cfg.augment.crop_height} x {cfg.augment.crop_width}, {cfg.model.channels} channels; {error}",
-            action="Lower train.batch_size, train.augment.crop_height or crop_width, or train.model.channels.",
-        ) from error
+        raise out_of_memory(cfg, error) from error
+
+
+def out_of_memory(cfg: TrainConfig, error: Exception) -> DeviceError:
+    """What is said where a step does not fit: settings that need about half the memory, mildest first."""
+    cures = []
+    if cfg.batch_size > 1:
+        half = cfg.batch_size // 2
+        cures.append(
+            f"train.batch_size={half} train.accumulate={cfg.accumulate * 2} (the same training, half the memory)"
+        )
+    if not cfg.recompute:
+        cures.append("train.recompute=true (about a third slower)")
+    if cfg.augment.crop_height > 64 and cfg.augment.crop_width > 64:
+        height, width = (
+            max(64, side * 3 // 4 // 32 * 32) for side in (cfg.augment.crop_height, cfg.augment.crop_width)
+        )
+        cures.append(f"train.augment.crop_height={height} train.augment.crop_width={width}")
+    if cfg.model.channels > 16:
+        cures.append(f"train.model.channels={max(16, cfg.model.channels // 2)}")
+    return DeviceError(
+        "the GPU's memory is too small for this step",
+        evidence=f"batch {cfg.batch_size} of {cfg.augment.crop_height} x {cfg.augment.crop_width}, {cfg.model.channels} channels; {error}",
+        action=f"Any of these needs less: {'; '.join(cures)}."
+        if cures
+        else "Take a smaller backbone (train.model.backbone).",
+    )

@@ -30,8 +30,10 @@ def learning_rate(cfg: TrainConfig, progress: float) -> float:
 
 
 def make_optimiser(network: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; norms, biases and single scalars do not decay."""
-    decaying = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim >= 2]
-    steady = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim < 2]
+    """AdamW; norms, biases and single scalars do not decay, unless `decayed: released` makes all decay."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    smallest = 0 if cfg.decayed == "released" else 2
+    decaying = [parameter for parameter in learning if parameter.ndim >= smallest]
+    steady = [parameter for parameter in learning if parameter.ndim < smallest]
     groups = [{"params": decaying, "weight_decay": cfg.weight_decay}, {"params": steady, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=cfg.learning_rate)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.learning_rate)

@@ -1,13 +1,16 @@
 """The train step on a tiny data set: what it writes, that it resumes exactly, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from sa2net.artifacts import folder_sha256, read_model_info
+from sa2net.artifacts import folder_sha256, read_model_info, read_weights
 from sa2net.config import Config, TrainConfig, ValidateConfig
+from sa2net.data.layout import read_cases, read_scan
 from sa2net.errors import ConfigError, DataError
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import store
@@ -92,10 +95,8 @@ def test_mlflow_has_the_curves_the_pictures_and_the_model(whole: Path) -> None:
     assert {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "model")} >= {"model.json"}
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_an_interrupted_training_goes_on_to_the_same_bytes(
-    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> None:
+def _fit_interrupted(cfg: TrainConfig, data: Path, checked: Path, folder: Path, epoch: int) -> None:
+    """Train, stop after an epoch, and train again in the same folder."""
     told = train._Observer.epoch_ended
 
     def interrupted(self: train._Observer, row: dict[str, float]) -> None:
@@ -103,14 +104,94 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
         if row["epoch"] == epoch:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train._Observer, "epoch_ended", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fit(settings(), shared_data_root, checked, tmp_path)
-    assert not (tmp_path / "out" / "model").exists()
-    fit(settings(), shared_data_root, checked, tmp_path)
+            fit(cfg, data, checked, folder)
+    assert not (folder / "out" / "model").exists()
+    fit(cfg, data, checked, folder)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_interrupted_training_goes_on_to_the_same_bytes(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path, epoch: int
+) -> None:
+    _fit_interrupted(settings(), shared_data_root, checked, tmp_path, epoch)
     assert folder_sha256(tmp_path / "out" / "model") == folder_sha256(whole / "out" / "model")
     assert (tmp_path / "out" / "history.csv").read_bytes() == (whole / "out" / "history.csv").read_bytes()
+
+
+EVERYTHING = (
+    "train.accumulate=2",
+    "train.average_decay=0.8",
+    "train.decayed=released",
+    "train.recompute=true",
+    "train.workers=1",
+    "train.prefetch=1",
+    "train.augment.max_class_share=0.9",
+    "train.augment.fill=released",
+    "train.loss.kind=sum",
+    "train.loss.focal=0.5",
+    "train.loss.tversky=0.5",
+    "train.loss.lovasz=0.5",
+)
+
+
+def test_a_training_with_every_option_resumes_and_each_option_acts(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path
+) -> None:
+    fit(settings(*EVERYTHING), shared_data_root, checked, tmp_path / "whole")
+    _fit_interrupted(settings(*EVERYTHING), shared_data_root, checked, tmp_path / "parts", 2)
+    made = {name: tmp_path / name / "out" for name in ("whole", "parts")}
+    assert folder_sha256(made["whole"] / "model") == folder_sha256(made["parts"] / "model")
+    assert (made["whole"] / "history.csv").read_bytes() == (made["parts"] / "history.csv").read_bytes()
+    history = pd.read_csv(made["whole"] / "history.csv")
+    assert {f"loss_main_{term}" for term in ("dice", "cross_entropy", "focal", "tversky", "lovasz")} <= set(history)
+    Predictor.load(made["whole"] / "model", device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("option", ["train.accumulate=2", "train.average_decay=0.8", "train.decayed=released"])
+def test_an_option_of_the_optimiser_changes_the_weights(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path, option: str
+) -> None:
+    fit(settings(option), shared_data_root, checked, tmp_path)
+    assert folder_sha256(tmp_path / "out" / "model") != folder_sha256(whole / "out" / "model")
+
+
+def test_recomputed_activations_give_the_same_training(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path
+) -> None:
+    fit(settings("train.recompute=true"), shared_data_root, checked, tmp_path)
+    ours, theirs = (read_weights(folder / "out" / "model") for folder in (tmp_path, whole))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["smp/unet", "unet"])
+def test_a_rival_trains_in_the_same_loop(
+    shared_data_root: Path, checked: Path, tmp_path: Path, architecture: str
+) -> None:
+    fit(
+        settings("train.epochs=1", "train.warmup_epochs=0", f"train.model.architecture={architecture}"),
+        shared_data_root,
+        checked,
+        tmp_path,
+    )
+    predict = Predictor.load(tmp_path / "out" / "model", device="cpu", threads=1)
+    assert predict.info.model.architecture == architecture
+    case = read_cases(shared_data_root, ("test",))[0]
+    scan = read_scan(case.scan)
+    assert predict(scan).shape == scan.shape
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_training_learns_the_same(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path
+) -> None:
+    fit(settings("train.compile=true"), shared_data_root, checked, tmp_path)
+    ours, theirs = (pd.read_csv(folder / "out" / "history.csv")["loss_total"] for folder in (tmp_path, whole))
+    assert ours.to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-2)
 
 
 def test_other_settings_do_not_resume(whole: Path, shared_data_root: Path, checked: Path) -> None:

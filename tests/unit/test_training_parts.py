@@ -1,5 +1,6 @@
 """Crops, schedule and checkpoints: what makes a training repeatable."""
 
+import copy
 import json
 import multiprocessing
 import time
@@ -12,11 +13,26 @@ from torch import nn
 
 from sa2net.anatomy import IGNORE_INDEX
 from sa2net.artifacts import Normalisation
-from sa2net.config import AugmentConfig, TrainConfig
+from sa2net.config import AugmentConfig, LossConfig, ModelConfig, TrainConfig
 from sa2net.data.dataset import CropDataset, EpochSampler, FramedScan, derived_seed, frame_case
 from sa2net.data.framing import WorkingScale
 from sa2net.data.layout import read_cases
-from sa2net.training.checkpoint import CheckpointStore, TrainingState, decode, optimiser_tensors, restore_optimiser
+from sa2net.errors import ConfigError, DeviceError
+from sa2net.model.losses import build_loss
+from sa2net.model.network import build
+from sa2net.model.recompute import recompute_activations
+from sa2net.training.averaging import Averaged
+from sa2net.training.capacity import largest_batch, with_batch_size
+from sa2net.training.checkpoint import (
+    CheckpointStore,
+    TrainingState,
+    decode,
+    encode,
+    optimiser_tensors,
+    restore_optimiser,
+)
+from sa2net.training.loop import accumulated, out_of_memory
+from sa2net.training.ranks import ALONE
 from sa2net.training.schedule import learning_rate, make_optimiser
 
 NORMALISATION = Normalisation(mean=100.0, std=50.0)
@@ -224,3 +240,147 @@ def test_an_optimiser_goes_on_exactly_where_it_was() -> None:
         return layer.weight.detach()
 
     assert torch.equal(after(6, -1), after(6, 3))
+
+
+# Balanced crops, padding
+
+
+def one_bone(side: int = 256, bone: int = 40) -> FramedScan:
+    """A dark scan with one small bone in its middle."""
+    mask = torch.zeros(side, side, dtype=torch.uint8)
+    mask[(side - bone) // 2 : (side + bone) // 2, (side - bone) // 2 : (side + bone) // 2] = 1
+    return FramedScan((mask * 200)[None], mask)
+
+
+def background_shares(max_class_share: float) -> list[float]:
+    cfg = AugmentConfig(crop_height=64, crop_width=64, rotation=0, scale_low=1, scale_high=1)
+    cfg = cfg.model_copy(update={"max_class_share": max_class_share})
+    dataset = CropDataset([one_bone()], NORMALISATION, cfg, crops_per_scan=60, seed=0)
+    return [float((dataset[index][1] == 0).float().mean()) for index in range(60)]
+
+
+def test_crops_full_of_one_class_are_drawn_again() -> None:
+    free, balanced = background_shares(1.0), background_shares(0.75)
+    assert sum(share <= 0.75 for share in free) < 12
+    assert sum(share <= 0.75 for share in balanced) > 2 * sum(share <= 0.75 for share in free) + 10
+    assert max(balanced) <= 1.0  # after ten attempts the last one is taken
+
+
+def test_what_is_padded_in_is_black_or_mean_grey_and_always_ignored() -> None:
+    plain = {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0, "blur": 0.0}
+    for fill, grey in (("black", -NORMALISATION.mean / NORMALISATION.std), ("released", 0.0)):
+        cfg = AugmentConfig(crop_height=512, crop_width=512, fill=fill, **plain)
+        picture, mask = CropDataset([one_bone()], NORMALISATION, cfg, crops_per_scan=1, seed=0)[0]
+        padded = mask == IGNORE_INDEX
+        assert padded.float().mean() > 0.5
+        torch.testing.assert_close(picture[0][padded].median(), torch.tensor(grey))
+
+
+# Optimiser, averaging, accumulation, memory
+
+
+def test_released_decay_acts_on_norms_and_biases_too() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    groups = {
+        kind: [
+            (len(group["params"]), group["weight_decay"])
+            for group in make_optimiser(network, TrainConfig(decayed=kind)).param_groups
+        ]
+        for kind in ("weights", "released")
+    }
+    assert groups == {"weights": [(1, 0.01), (3, 0.0)], "released": [(4, 0.01)]}
+
+
+def test_averaged_weights_follow_by_hand_and_through_a_checkpoint() -> None:
+    network = nn.BatchNorm1d(1)
+    averaged = Averaged(network, 0.75)
+    expected = None
+    for value in (4.0, 8.0, 0.0):
+        nn.init.constant_(network.weight, value)
+        network.running_mean.fill_(value)
+        averaged.step(network)
+        expected = value if expected is None else 0.75 * expected + 0.25 * value
+    assert averaged.network.weight.item() == averaged.network.running_mean.item() == expected == 3.75
+    state = decode(encode(TrainingState(epoch=1, average=averaged.state())))
+    again = Averaged(nn.BatchNorm1d(1), 0.75)
+    again.restore(state.average)
+    nn.init.constant_(network.weight, 1.0)
+    for each in (averaged, again):
+        each.step(network)
+    assert again.network.weight.item() == averaged.network.weight.item() == 0.75 * 3.75 + 0.25
+
+
+def test_without_an_average_the_network_itself_is_kept() -> None:
+    network = nn.Linear(1, 1)
+    averaged = Averaged(network, 0.0)
+    averaged.step(network)
+    assert averaged.network is network
+    assert averaged.state() == {}
+
+
+def test_the_last_update_of_an_epoch_may_have_fewer_steps() -> None:
+    cfg = TrainConfig(accumulate=3)
+    assert [accumulated(cfg, index, 7) for index in range(7)] == [3, 3, 3, 3, 3, 3, 1]
+    assert [accumulated(TrainConfig(), index, 2) for index in range(2)] == [1, 1]
+
+
+def test_the_largest_batch_is_a_power_of_two_that_fits() -> None:
+    tried: list[int] = []
+
+    def attempt(size: int) -> None:
+        tried.append(size)
+        if size > 11:
+            raise torch.OutOfMemoryError("too much")
+
+    assert largest_batch(attempt, TrainConfig(), limit=100) == 8
+    assert tried == [1, 2, 4, 8, 16]
+    assert largest_batch(attempt, TrainConfig(), limit=3) == 2
+
+    def nothing_fits(size: int) -> None:
+        raise torch.OutOfMemoryError("0 bytes free")
+
+    with pytest.raises(DeviceError, match=r"0 bytes free.*train\.recompute=true.*crop_height=224"):
+        largest_batch(nothing_fits, TrainConfig(), limit=8)
+
+
+def test_out_of_memory_names_settings_that_need_less() -> None:
+    message = str(out_of_memory(TrainConfig(batch_size=8, accumulate=2, recompute=True), RuntimeError("full")))
+    assert "train.batch_size=4 train.accumulate=4 (the same training" in message
+    assert "train.recompute" not in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_a_batch_size_of_what_a_gpu_holds_needs_one() -> None:
+    with pytest.raises(ConfigError, match=r"has no GPU"):
+        with_batch_size(TrainConfig(batch_size=0), ALONE, 10)
+    assert with_batch_size(TrainConfig(batch_size=3), ALONE, 10).batch_size == 3
+
+
+# Recomputed activations
+
+
+@pytest.mark.parametrize(
+    ("architecture", "backbone"),
+    [
+        ("sa2net", "resnet10t"),
+        ("sa2net", "swin_tiny_patch4_window7_224"),
+        ("sa2net", "efficientnet_b0"),
+        ("sa2net", "deit_tiny_patch16_224"),
+        ("smp/unet", "resnet10t"),
+        ("unet", "resnet10t"),
+    ],
+)
+def test_recomputed_activations_change_no_gradient_and_no_statistic(architecture: str, backbone: str) -> None:
+    torch.manual_seed(0)
+    plain = build(ModelConfig(architecture=architecture, backbone=backbone, channels=16))
+    recomputing = copy.deepcopy(plain)
+    recompute_activations(recomputing)
+    picture, mask = torch.randn(2, 1, 64, 64), torch.randint(0, 4, (2, 64, 64))
+    for network in (plain, recomputing):
+        torch.manual_seed(1)
+        build_loss(LossConfig())(network(picture), mask)["total"].backward()
+    for ours, theirs in zip(plain.parameters(), recomputing.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, recomputing.state_dict()[name]), name
+    assert torch.equal(plain.eval()(picture), recomputing.eval()(picture))
