@@ -49,6 +49,9 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
     epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
+    iterations: int = Field(
+        0, ge=0, description="steps of the whole training, rounded up to whole epochs; 0 = as epochs says"
+    )
     crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
     batch_size: int = Field(
         2, ge=0, description="crops in one step, of all processes together; 0 = what one GPU can hold"
@@ -94,12 +97,14 @@ class TrainConfig(Section):
     def _settings_have_an_effect(self) -> Self:
         if not self.workers and self.prefetch != type(self).model_fields["prefetch"].default:
             raise ValueError("prefetch would have no effect while workers is 0")
+        if self.iterations and self.epochs != type(self).model_fields["epochs"].default:
+            raise ValueError("epochs would have no effect while iterations is set")
         if not self.batch_size and self.device == "cpu":
             raise ValueError("batch_size 0 asks what a GPU can hold, but device is cpu")
         return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
-        if self.warmup_epochs >= self.epochs > 1:
+        if not self.iterations and self.warmup_epochs >= self.epochs > 1:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
         return self

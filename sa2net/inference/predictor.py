@@ -96,6 +96,7 @@ class Predictor:
             raise DataError(
                 f"the weights in {folder} do not fit its network", evidence=str(error), action="Train again."
             ) from error
+        network.drop_training_heads()
         return cls(
             network.to(target),
             info,

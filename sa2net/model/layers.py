@@ -4,6 +4,8 @@ Two rules matter: pictures are resized with half-pixel centres everywhere (`resi
 that sees a single value per channel does not fail (`BatchNorm2d`).
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,9 +36,10 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """A context without automatic mixed precision: sums over all positions overflow float16 and round in bfloat16."""
-    return torch.autocast(x.device.type, enabled=False)
+    known = torch.amp.is_autocast_available(x.device.type)  # the meta device has none
+    return torch.autocast(x.device.type, enabled=False) if known else nullcontext()
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -17,7 +17,7 @@ from sa2net.model.backbone import Backbone, build_backbone
 from sa2net.model.layers import Classifier, ConvNormAct, resize
 from sa2net.model.logits import STRIDES, AuxiliaryHead, TrainingLogits, crop, pad, padded_size
 from sa2net.model.pyramid import FeaturePyramid
-from sa2net.model.rivals import build_rival
+from sa2net.model.rivals import Rival, build_rival
 from sa2net.model.unet import UNetSegmenter
 
 RECURRENCE = 2
@@ -145,7 +145,7 @@ class SA2Net(nn.Module):
                 delattr(self.head, name)
 
 
-def build(cfg: ModelConfig) -> nn.Module:
+def build(cfg: ModelConfig) -> SA2Net | Rival | UNetSegmenter:
     """The network of a configuration, in training mode, with fresh weights (or a pretrained backbone).
 
     It takes scans (B, 1, H, W); it gives `TrainingLogits` in training, logits (B, K, H, W) in evaluation.

@@ -47,6 +47,7 @@ from sa2net.training.checkpoint import CheckpointStore, Tensors
 from sa2net.training.launch import launch
 from sa2net.training.loop import Fitted, fit
 from sa2net.training.ranks import Ranks, check_batch, check_gpus, joined
+from sa2net.training.schedule import with_epochs
 
 logger = logging.getLogger(__name__)
 MODEL = "model"
@@ -153,7 +154,8 @@ def _train(
             evidence=f"{len(train_cases)} train and {len(val_cases)} val scans",
             action="Run `sa2net validate` on a data set with both.",
         )
-    cfg = with_batch_size(cfg, ranks, cfg.crops_per_scan * len(train_cases))
+    crops = cfg.crops_per_scan * len(train_cases)
+    cfg = with_epochs(with_batch_size(cfg, ranks, crops), crops)
     scale = report.sweep_width / cfg.sweep_width
     info = ModelInfo(
         model=cfg.model,

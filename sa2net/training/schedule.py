@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sa2net.config import TrainConfig
+from sa2net.errors import ConfigError
 
 POLY_POWER = 0.9
 
@@ -27,6 +28,28 @@ def learning_rate(cfg: TrainConfig, progress: float) -> float:
         case "constant":
             factor = 1.0
     return cfg.learning_rate * factor
+
+
+def with_epochs(cfg: TrainConfig, crops: int) -> TrainConfig:
+    """The settings with the epochs that hold `iterations`, where those are set.
+
+    Args:
+        cfg: With a batch size.
+        crops: Crops of an epoch.
+
+    Raises:
+        ConfigError: The warm-up would take all of them.
+    """
+    if not cfg.iterations:
+        return cfg
+    epochs = math.ceil(cfg.iterations / math.ceil(crops / cfg.batch_size))
+    if cfg.warmup_epochs >= epochs > 1:
+        raise ConfigError(
+            f"train.warmup_epochs {cfg.warmup_epochs:g} leaves nothing of the training",
+            evidence=f"{cfg.iterations} iterations are {epochs} epochs of {crops} crops",
+            action="Lower train.warmup_epochs, or raise train.iterations.",
+        )
+    return cfg.model_copy(update={"epochs": epochs, "iterations": 0})
 
 
 def make_optimiser(network: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:

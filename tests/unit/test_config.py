@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sa2net.config import SECTIONS, Config, FetchConfig, Section, as_section
 from sa2net.errors import ConfigError
+from sa2net.model.network import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +113,23 @@ def test_settings_are_frozen() -> None:
 def test_every_recipe_loads(recipe: Path) -> None:
     assert set(yaml.safe_load(recipe.read_text(encoding="utf-8"))) <= set(SECTIONS)
     Config.load(recipe)
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_network_of_every_recipe_takes_its_crop(recipe: Path) -> None:
+    train = Config.load(recipe).train
+    with torch.device("meta"):
+        network = build(train.model.model_copy(update={"pretrained": False}))
+        size = (train.augment.crop_height, train.augment.crop_width)
+        maps = network(torch.zeros(2, 1, *size))
+    more = 2 if train.model.logits == "released" else 0
+    assert maps.final.shape == (2, 4, size[0] // 4 + more, size[1] // 4 + more)
+
+
+def test_the_recipe_for_several_gpus_is_that_for_one_with_a_larger_batch() -> None:
+    one, several = (Config.load(ROOT / "recipes" / f"{name}.yaml").train for name in ("gpu", "multi-gpu"))
+    larger = {"batch_size": 4 * one.batch_size, "crops_per_scan": 4 * one.crops_per_scan, "learning_rate": 1e-3}
+    assert several == one.model_copy(update=larger)
 
 
 def test_the_laptop_recipe_is_the_default() -> None:

@@ -33,7 +33,7 @@ from sa2net.training.checkpoint import (
 )
 from sa2net.training.loop import accumulated, out_of_memory
 from sa2net.training.ranks import ALONE
-from sa2net.training.schedule import learning_rate, make_optimiser
+from sa2net.training.schedule import learning_rate, make_optimiser, with_epochs
 
 NORMALISATION = Normalisation(mean=100.0, std=50.0)
 
@@ -354,6 +354,18 @@ def test_a_batch_size_of_what_a_gpu_holds_needs_one() -> None:
     with pytest.raises(ConfigError, match=r"has no GPU"):
         with_batch_size(TrainConfig(batch_size=0), ALONE, 10)
     assert with_batch_size(TrainConfig(batch_size=3), ALONE, 10).batch_size == 3
+
+
+def test_iterations_become_whole_epochs() -> None:
+    cfg = TrainConfig(iterations=160_000, batch_size=4)
+    assert with_epochs(cfg, 100).epochs == 6400
+    assert with_epochs(cfg, 101).epochs == 6154  # 26 steps an epoch
+    assert with_epochs(TrainConfig(epochs=7), 100) == TrainConfig(epochs=7)
+    assert TrainConfig.model_validate(with_epochs(cfg, 100).model_dump()).epochs == 6400
+    with pytest.raises(ConfigError, match=r"10 iterations are 2 epochs of 16 crops"):
+        with_epochs(TrainConfig(iterations=10, warmup_epochs=3), 16)
+    with pytest.raises(ValueError, match=r"epochs would have no effect while iterations is set"):
+        TrainConfig(iterations=10, epochs=7)
 
 
 # Recomputed activations
