@@ -1,26 +1,48 @@
-"""How far the softmaxes of structure affinity and channel attention are from one-hot, released and normalised.
+"""How far the softmaxes of structure affinity and channel attention are from one-hot, by the kind of affinity.
 
-A network whose affinity is one-hot does not train its transformer predictor: the gradient vanishes. Prints one table
-at fresh weights, for scans of two sizes.
+A network whose affinity is one-hot does not train its transformer predictor: the gradient vanishes. Prints entropies of
+the softmax rows and the gradient of the predictor at fresh weights, for scans of two sizes; with `--steps`, over the
+first steps of a training on crops of phantoms, released beside the others.
 
     python -m benchmarks.saturation [--backbone resnet18] [--channels 64]
+    python -m benchmarks.saturation --steps 50 --size 256
 """
 
 import argparse
 import math
+from collections.abc import Iterator
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sa2net.config import LossConfig, ModelConfig
+from sa2net.config import LossConfig, ModelConfig, TrainConfig
 from sa2net.config.network import Affinity
-from sa2net.data.phantom import draw_phantom
+from sa2net.data.phantom import Phantom, draw_phantom
 from sa2net.model.losses import build_loss
 from sa2net.model.network import SA2Net, build
+from sa2net.training.schedule import make_optimiser
 
 ONE_HOT = 0.99
 """A row whose largest entry is above this counts as one-hot."""
+WIDTH = 640
+"""Of the phantoms, px."""
+MEAN, STD = 125.0, 73.0
+"""Grey of the phantoms, near enough."""
+AFFINITIES: tuple[Affinity, ...] = get_args(Affinity)
+
+
+class Seen(NamedTuple):
+    """One step: entropies (1 = flat, 0 = one-hot) and shares of one-hot rows, and the predictor's gradient."""
+
+    affinity: float
+    affinity_one_hot: float
+    channel: float
+    channel_one_hot: float
+    gradient_rms: float
+    """Root mean square over the predictor's parameters."""
+    gradient_norm: float
 
 
 def rows_of(softmax: Tensor) -> tuple[float, float]:
@@ -30,35 +52,73 @@ def rows_of(softmax: Tensor) -> tuple[float, float]:
     return float(entropy), float((softmax.amax(-1) > ONE_HOT).float().mean())
 
 
-def measure(affinity: Affinity, size: int, args: argparse.Namespace) -> tuple[float, ...]:
-    """One row: affinity entropy and one-hot share, the same of channel attention, predictor gradient RMS."""
+def crops(phantoms: list[Phantom], size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One square crop around the middle of each phantom: pictures (B, 1, size, size), masks (B, size, size)."""
+    pictures, masks = [], []
+    for phantom in phantoms:
+        top = int(rng.integers(0, phantom.scan.shape[0] - size + 1))
+        window = slice(top, top + size), slice((WIDTH - size) // 2, (WIDTH + size) // 2)
+        pictures.append(torch.from_numpy((phantom.scan[window].astype(np.float32) - MEAN) / STD)[None])
+        masks.append(torch.from_numpy(phantom.mask[window].astype(np.uint8)))
+    return torch.stack(pictures), torch.stack(masks)
+
+
+def training(affinity: Affinity, size: int, steps: int, args: argparse.Namespace) -> Iterator[Seen]:
+    """What is seen in each step from fresh weights, the first one included."""
     torch.manual_seed(args.seed)
     network = build(ModelConfig(backbone=args.backbone, channels=args.channels, affinity=affinity))
-    phantom = draw_phantom(np.random.default_rng(args.seed), width=640)
-    top = (phantom.scan.shape[0] - size) // 2
-    left = (640 - size) // 2
-    window = (slice(top, top + size), slice(left, left + size))
-    scan = torch.from_numpy((phantom.scan[window].astype(np.float32) - 125) / 73)[None, None].repeat(2, 1, 1, 1)
-    mask = torch.from_numpy(phantom.mask[window])[None].repeat(2, 1, 1)
-    seen: dict[str, tuple[float, float]] = {}
     assert isinstance(network, SA2Net)
-    head = network.head
+    head, rng = network.head, np.random.default_rng(args.seed)
+    phantoms = [draw_phantom(rng, width=WIDTH) for _ in range(2)]
+    optimiser, loss = make_optimiser(network, TrainConfig()), build_loss(LossConfig())
+    seen: dict[str, tuple[float, float]] = {}
 
     def watch_affinity(_: object, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
-        seen["affinity"] = rows_of(
-            head.structure_affinity.affinity(x, head.structure_affinity.coarse(x).flatten(2).softmax(1))
-        )
+        probabilities = head.structure_affinity.coarse(inputs[0]).flatten(2).softmax(1)
+        seen["affinity"] = rows_of(head.structure_affinity.affinity(inputs[0], probabilities))
 
     def watch_channels(_: object, inputs: tuple[Tensor, ...]) -> None:
         seen["channel"] = rows_of(head.channel_attention.attention(inputs[0]))
 
     head.structure_affinity.register_forward_pre_hook(watch_affinity)
     head.channel_attention.register_forward_pre_hook(watch_channels)
-    build_loss(LossConfig())(network(scan), mask)["total"].backward()
-    gradients = [p.grad for p in head.structure_affinity.predictor.parameters() if p.grad is not None]
-    squares = torch.cat([gradient.flatten() for gradient in gradients]).double().square()
-    return (*seen["affinity"], *seen["channel"], float(squares.mean().sqrt()))
+    for _ in range(steps + 1):
+        picture, mask = crops(phantoms, size, rng)
+        optimiser.zero_grad()
+        loss(network(picture), mask)["total"].backward()
+        gradients = [p.grad for p in head.structure_affinity.predictor.parameters() if p.grad is not None]
+        squares = torch.cat([gradient.flatten() for gradient in gradients]).double().square()
+        yield Seen(*seen["affinity"], *seen["channel"], float(squares.mean().sqrt()), float(squares.sum().sqrt()))
+        torch.nn.utils.clip_grad_norm_(network.parameters(), TrainConfig().clip_norm)
+        optimiser.step()
+
+
+def fresh_table(args: argparse.Namespace) -> None:
+    print(
+        f"{'setting':12}{'size':>6}{'affinity':>10}{'one-hot':>9}{'channel':>10}{'one-hot':>9}{'predictor gradient RMS':>24}"
+    )
+    for affinity in AFFINITIES:
+        for size in (256, 512):
+            row = next(training(affinity, size, 0, args))
+            print(
+                f"{affinity:12}{size:6}{row.affinity:10.3f}{row.affinity_one_hot:9.0%}"
+                f"{row.channel:10.3f}{row.channel_one_hot:9.0%}{row.gradient_rms:24.1e}"
+            )
+
+
+def training_table(args: argparse.Namespace) -> None:
+    shown = sorted({0, args.steps // 5, args.steps // 2, args.steps})
+    curves = {affinity: list(training(affinity, args.size, args.steps, args)) for affinity in AFFINITIES}
+    print(
+        f"{'setting':12}{'step':>6}{'affinity':>10}{'channel':>10}{'predictor gradient norm':>25}{'over released':>15}"
+    )
+    for affinity, rows in curves.items():
+        for step in shown:
+            row, base = rows[step], max(curves["released"][step].gradient_norm, 1e-300)
+            print(
+                f"{affinity:12}{step:6}{row.affinity:10.3f}{row.channel:10.3f}"
+                f"{row.gradient_norm:25.1e}{row.gradient_norm / base:15.1e}"
+            )
 
 
 def main() -> None:
@@ -66,16 +126,13 @@ def main() -> None:
     parser.add_argument("--backbone", default=ModelConfig().backbone)
     parser.add_argument("--channels", type=int, default=ModelConfig().channels)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    print(f"fresh weights, {args.backbone}, {args.channels} channels, seed {args.seed}; entropy 1 = flat, 0 = one-hot")
-    print(
-        f"{'setting':12}{'size':>6}{'affinity':>10}{'one-hot':>9}{'channel':>10}{'one-hot':>9}{'predictor gradient RMS':>24}"
+    parser.add_argument(
+        "--steps", type=int, default=0, help="follow so many steps of a training; 0 = fresh weights alone"
     )
-    affinities: tuple[Affinity, ...] = ("released", "normalised", "mean", "cosine")
-    for affinity in affinities:
-        for size in (256, 512):
-            a, a_hot, c, c_hot, gradient = measure(affinity, size, args)
-            print(f"{affinity:12}{size:6}{a:10.3f}{a_hot:9.0%}{c:10.3f}{c_hot:9.0%}{gradient:24.1e}")
+    parser.add_argument("--size", type=int, default=256, help="side of the crops of that training, px")
+    args = parser.parse_args()
+    print(f"{args.backbone}, {args.channels} channels, seed {args.seed}; entropy 1 = flat, 0 = one-hot; phantoms")
+    training_table(args) if args.steps else fresh_table(args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""SA2Net beside its usual rivals on phantoms, at an equal time of training.
+
+Every network has the same backbone, data, loop and evaluator, and trains for the same processor time: the number of its
+steps is that time over the processor time of one of its steps, measured before. Processor time, since other programs on
+the machine do not change it: `--seconds` are those of two quiet cores. Rows are kept in benchmarks/results/rivals.csv,
+so that the run goes on where it was.
+
+    python -m benchmarks.rivals              # train what is missing, then print the table
+    python -m benchmarks.rivals --report     # the table alone
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from benchmarks.arms import RESULTS, Grid, Table, report, run
+from sa2net.artifacts import Normalisation
+from sa2net.config import TrainConfig
+from sa2net.config.network import Architecture
+from sa2net.data.dataset import CropDataset, FramedScan
+from sa2net.model.losses import build_loss
+from sa2net.model.network import build
+from sa2net.training.schedule import make_optimiser
+
+SECONDS = 120.0
+CORES = 2
+GRID = Grid(
+    width=640,
+    train=24,
+    val=6,
+    test=30,
+    seeds=(0, 1, 2),
+    common=("train.validate_every=4", "train.device=cpu", f"train.threads={CORES}"),
+)
+ARMS: Mapping[str, tuple[str, ...]] = {
+    "SA2Net": (),
+    **{
+        name.removeprefix("smp/"): (f"train.model.architecture={name}",)
+        for name in get_args(Architecture)
+        if name.startswith("smp/")
+    },
+}
+
+
+def seconds_of_step(cfg: TrainConfig) -> float:
+    """Processor time of one step: drawing its crops, forward, backward, update."""
+    torch.set_num_threads(cfg.threads)
+    torch.manual_seed(0)
+    scan = FramedScan(torch.randint(0, 255, (1, 600, 150), dtype=torch.uint8), torch.randint(0, 4, (600, 150)).byte())
+    drawn = CropDataset([scan], Normalisation(mean=100.0, std=50.0), cfg.augment, crops_per_scan=100, seed=0)
+    network = build(cfg.model).to(memory_format=torch.channels_last)
+    optimiser, loss = make_optimiser(network, cfg), build_loss(cfg.loss)
+    seconds = []
+    for step in range(8):
+        started = time.process_time()
+        crops = [drawn[step * cfg.batch_size + index] for index in range(cfg.batch_size)]
+        picture, mask = (torch.stack(parts) for parts in zip(*crops, strict=True))
+        loss(network(picture.to(memory_format=torch.channels_last)), mask)["total"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds[2:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", action="store_true", help="print the table of what is there; train nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS / "rivals.csv")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of training, on two quiet cores")
+    args = parser.parse_args()
+    # The budget belongs to what rows are of; the steps that it buys differ a little from run to run and do not.
+    grid = dataclasses.replace(GRID, common=(*GRID.common, f"train.iterations={round(args.seconds * 1000)}"))
+
+    def bought(cfg: TrainConfig) -> TrainConfig:
+        steps = max(1, int(args.seconds * CORES / seconds_of_step(cfg)))
+        return cfg.model_copy(update={"iterations": steps})
+
+    table = Table(args.results) if args.report else run(grid, ARMS, args.results, prepare=bought)
+    print(f"{args.seconds:g} s of {CORES} cores each, {len(grid.seeds)} seeds, {grid.test} test phantoms")
+    print(report(grid, ARMS, table, reference="SA2Net"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The machinery of the tables of trained networks: it trains, goes on where it was, and compares like with like."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ablation, arms, rivals
+from sa2net.config import Config
+
+GRID = arms.Grid(
+    width=128,
+    train=3,
+    val=1,
+    test=2,
+    seeds=(0, 1),
+    common=(
+        "train.iterations=2",
+        "train.warmup_epochs=0",
+        "train.sweep_width=48",
+        "train.crops_per_scan=1",
+        "train.augment.crop_height=64",
+        "train.augment.crop_width=64",
+        "train.model.channels=16",
+        "train.device=cpu",
+        "train.threads=1",
+    ),
+)
+ARMS = {"default": (), "unet": ("train.model.architecture=smp/unet",)}
+
+
+def test_a_table_is_trained_once_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arms, "CACHE", tmp_path / "cache")
+    path = tmp_path / "table.csv"
+    table = arms.run(GRID, {"default": ()}, path)
+    assert len(table.rows) == 2 * 2
+    first = path.read_bytes()
+    table = arms.run(GRID, ARMS, path)
+    assert path.read_bytes().startswith(first)
+    assert len(table.rows) == 4 * 2
+    assert arms.run(GRID, ARMS, path).path.read_bytes() == path.read_bytes()
+    text = arms.report(GRID, ARMS, arms.Table(path), reference="default")
+    assert [line.split("|")[1].strip() for line in text.splitlines()] == ["Arm", "---", "default", "unet"]
+    assert " to " in text.splitlines()[3].split("|")[-2]
+    other = dataclasses.replace(GRID, common=(*GRID.common, "train.learning_rate=1e-3"))
+    assert not arms.Table(path).has("default", 0, arms.fingerprint(other, ()))
+    assert arms.Table(path).has("default", 0, arms.fingerprint(GRID, ()))
+
+
+def test_every_arm_is_a_setting_that_can_be_trained() -> None:
+    for grid, named in ((ablation.GRID, ablation.ARMS), (rivals.GRID, rivals.ARMS)):
+        trained = {name: arms.settings(grid, overrides, 0) for name, overrides in named.items()}
+        assert len({cfg.model_dump_json() for cfg in trained.values()}) == len(named)
+    assert rivals.seconds_of_step(Config.load(None, GRID.common).train) > 0
