@@ -6,6 +6,7 @@ subject is called after one of its scans.
 
 import csv
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,6 @@ from sa2net.data.dicom_header import NAME_NOTE, fault, number_holds_name
 from sa2net.data.dicom_segmentation import decode_segmentation, join_planes
 from sa2net.data.dicom_sources import SourceFiles, find_files, masks_of
 from sa2net.data.layout import (
-    MASK_SUFFIX,
     SCANS_TABLE,
     SPLITS,
     TRUTH,
@@ -38,7 +38,7 @@ from sa2net.errors import ConfigError, DataError
 
 COLUMNS = ("name", "subject", "device", "spacing_x_mm", "spacing_y_mm")
 
-_NAMED = 10  # faults in a message
+_NAMED = 20  # faults in a message
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def lay_out(
     lists = _read_lists(root, test_fraction)
     rows = _read_rows(root)
     files = find_files(sources, max_pixels=cfg.max_pixels)
-    faults = [*files.faults, *_list_faults(lists, set(files.scans.values()))]
+    faults = list(files.faults)
     scans: list[Brought] = []
     for path, name in tqdm(files.scans.items(), desc="reading DICOM", unit="scan", disable=not progress):
         try:
@@ -122,7 +122,7 @@ def lay_out(
             scans.append(scan)
         except DataError as error:
             faults.append(str(error))
-    _require(faults)
+    _require([*faults, *_list_faults(lists, set(files.scans.values()))])
     splits = lists or _split(scans, test_fraction or 0.0, cfg.split_seed)
     subjects = _write(scans, splits, folder)
     if root is not None:
@@ -212,18 +212,20 @@ def _patient(path: Path, found: DicomScan, *, nameless: bool) -> str:
 
 def _picture(folder: Path, name: str) -> Path:
     """Where a scan waits until its split is known."""
-    return folder / "waiting" / f"{name}.png"
+    return folder / "waiting" / "scans" / f"{name}.png"
 
 
 def _mask(folder: Path, name: str) -> Path:
-    return folder / "waiting" / f"{name}{MASK_SUFFIX}.png"
+    return folder / "waiting" / "masks" / f"{name}.png"
 
 
 def _bring_mask(scan: Brought, files: SourceFiles, folder: Path, cfg: ValidateConfig) -> None:
     """Write the mask of a scan; a PNG is copied, and judged later with all others."""
     found = masks_of(scan.path, scan.uid, files)
     if isinstance(found, Path):
-        _mask(folder, scan.name).write_bytes(read_bytes(found, max_pixels=cfg.max_pixels))
+        content = read_bytes(found, max_pixels=cfg.max_pixels)
+        _mask(folder, scan.name).parent.mkdir(exist_ok=True)
+        _mask(folder, scan.name).write_bytes(content)
         return
     parts = [decode_segmentation(part, scan.uid, max_pixels=cfg.max_pixels) for part in found]
     write_png(_mask(folder, scan.name), join_planes(scan.path, parts))
@@ -244,7 +246,9 @@ def _require(faults: Sequence[str]) -> None:
         more = f"\n- ... and {rest} more" if rest > 0 else ""
         lines = "".join(f"\n- {text}" for text in faults[:_NAMED])
         raise DataError(
-            f"{len(faults)} faults in the DICOM files", evidence=lines + more, action="\nNothing was copied."
+            f"the DICOM files cannot be brought in, faults: {len(faults)}",
+            evidence=lines + more,
+            action="\nNothing was copied.",
         )
 
 
@@ -274,7 +278,7 @@ def _write(scans: Sequence[Brought], splits: Mapping[str, Sequence[str]], folder
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if (path := waiting(folder, name)).exists():  # gone where two lists name it, which the checks tell
                     path.rename(target)
-    (folder / "waiting").rmdir()
+    shutil.rmtree(folder / "waiting")
     called: dict[str, str] = {}
     for scan in scans:
         called.setdefault(scan.subject or scan.name, f"person of {scan.name}")

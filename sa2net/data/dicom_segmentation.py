@@ -118,25 +118,21 @@ def decode_segmentation(found: Segmentation, scan: str, *, max_pixels: int = MAX
     Raises:
         DataError: The pixels are damaged, or a value is no segment.
     """
-    from pydicom.pixels.utils import pixel_array
-
     path = found.path
     with quiet(), guarded(path, "the pixels are damaged and cannot be decoded"):
         dataset = _parsed(path, max_pixels)
         shape = int(dataset.Rows), int(dataset.Columns)
         planes = {label: np.zeros(shape, dtype=np.bool_) for label in set(found.classes.values())}
         for index, segment in found.frames.get(scan, ()):
-            frame = np.asarray(pixel_array(dataset, index=index))
-            if frame.shape != shape:
-                raise fault(path, "the pixels are not of the size that the header says", "Export it again.")
             if segment is not None:
-                planes[found.classes[segment]] |= frame != 0
+                planes[found.classes[segment]] |= _bits(dataset, index)
                 continue
-            for value in map(int, np.unique(frame)):
+            values = _values(dataset, index)
+            for value in map(int, np.unique(values)):
                 if value and value not in found.classes:
                     raise fault(path, f"a pixel has the value {value}, which is no segment", "Export it again.")
                 if value:
-                    planes[found.classes[value]] |= frame == value
+                    planes[found.classes[value]] |= values == value
     planes.pop(0, None)
     return planes
 
@@ -167,6 +163,25 @@ def join_planes(path: Path, parts: list[dict[int, Plane]]) -> npt.NDArray[np.uin
     return mask
 
 
+def _bits(dataset: "Dataset", index: int) -> Plane:
+    """One frame of single bits, lowest first, without a gap between frames (PS3.5 8.1.1). # (H, W).
+
+    pydicom refuses a single frame that does not begin with a byte, and unpacks all of them at once else.
+    """
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    first, last = index * rows * columns, (index + 1) * rows * columns
+    content = np.frombuffer(dataset.PixelData, dtype=np.uint8)[first // 8 : -(-last // 8)]
+    bits = np.unpackbits(content, bitorder="little")[first % 8 :][: rows * columns]
+    return bits.reshape(rows, columns).astype(np.bool_)
+
+
+def _values(dataset: "Dataset", index: int) -> npt.NDArray[np.integer]:
+    """One frame of a label map. # (H, W)."""
+    from pydicom.pixels.utils import pixel_array
+
+    return np.asarray(pixel_array(dataset, index=index)).reshape(int(dataset.Rows), int(dataset.Columns))
+
+
 def _parsed(path: Path, max_pixels: int) -> "Dataset":
     dataset, syntax = parse(path, read_bytes(path, max_pixels=max_pixels), _WANTED)
     if str(syntax) not in _PLAIN:
@@ -180,6 +195,13 @@ def _parsed(path: Path, max_pixels: int) -> "Dataset":
         raise fault(path, f"frames of {size} px, allowed are 1 to {max_pixels} px", "Check the file.")
     if "PixelData" not in dataset:
         raise fault(path, "it holds no pixels", "Export the segmentation, not its headers alone.")
+    bits = int(dataset.BitsAllocated)
+    if bits not in ((1,) if kind == "BINARY" else (8, 16)) or int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise fault(path, f"{bits} bits a pixel do not fit its type", "Export it again.")
+    needed = -(-size * int(dataset.get("NumberOfFrames") or 1) * bits // 8)
+    if len(dataset.PixelData) < needed:
+        said = f"truncated: {len(dataset.PixelData)} bytes of pixels, {needed} are needed"
+        raise fault(path, said, "Copy the file again.")
     return dataset
 
 
