@@ -1,5 +1,6 @@
 """Checkpoints of the published code become model folders: the same numbers, and nothing of the file is run."""
 
+import io
 import os
 import pickle
 from collections import OrderedDict
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from factories import draw_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from released_cases import SIZES, released, save, three_colours
 from torch import Tensor
 
 from sa2net.artifacts import read_model_info
-from sa2net.config import ModelConfig, PredictorConfig
+from sa2net.config import ModelConfig
 from sa2net.errors import ConfigError, DataError
 from sa2net.inference.predictor import Predictor
 from sa2net.model.backbone import RELEASED_SWIN, TimmBackbone
@@ -25,59 +29,6 @@ from sa2net.model.swin import SwinSizes, SwinTransformer
 from sa2net.steps import import_checkpoint as step
 
 IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
-SIZES = {
-    "channels": 16,
-    "affinity": "released",
-    "logits": "released",
-    "predictor": PredictorConfig(embed_dim=32, depth=2, num_heads=4, mask_dim=24),
-}
-
-
-def three_colours(backbone: str) -> SA2Net:
-    """The network as published, on three colours, with running statistics that a scan leaves behind."""
-    torch.manual_seed(1)
-    cfg = ModelConfig(backbone=backbone, **SIZES)
-    deep = backbone.startswith("resnet")
-    body = TimmBackbone(backbone, in_channels=3) if deep else SwinTransformer(RELEASED_SWIN[backbone], in_channels=3)
-    network = SA2Net(body, cfg)
-    with torch.no_grad():
-        for _ in range(3):
-            network(0.8 * torch.randn(2, 3, 64, 64) + 0.3)
-        for name, gamma in network.named_parameters():
-            if name.endswith("gamma"):
-                gamma.fill_(0.7)  # freshly made, the attentions are switched off
-    return network.eval()
-
-
-def released(network: SA2Net, part: Part) -> OrderedDict[str, Tensor]:
-    """The state dict as the published code saves it, with the tensors that nothing reads."""
-    parts: dict[str, tuple[Any, Part]] = {
-        "backbone": (network.backbone, part),
-        "decode_head": (network.head, "head"),
-        "auxiliary_head": (network.auxiliary, "auxiliary"),
-    }
-    state = OrderedDict()
-    for prefix, (module, kind) in parts.items():
-        for name, tensor in to_released(module.state_dict(), kind).items():
-            state[f"{prefix}.{name}"] = tensor.clone()
-    state["decode_head.semantic_aug.gamma.scale"] = torch.zeros(1)
-    if part == "swin":
-        state["backbone.stages.0.blocks.0.attn.w_msa.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
-    return state
-
-
-def save(path: Path, state: Mapping[str, Any], **options: Any) -> Path:
-    """A checkpoint of mmcv: what its hooks note beside the weights is plain, or a number of numpy."""
-    meta = {
-        "epoch": 3,
-        "iter": 160000,
-        "config": "model = dict(type='EncoderDecoder')",
-        "CLASSES": ("background", "rib", "thoracic process", "lumbar lump"),
-        "hook_msgs": {"best_score": np.float64(0.75), "count": np.int64(3)},
-    }
-    optimizer = {"state": {0: {"step": 5, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]}
-    torch.save({"meta": meta, "state_dict": state, "optimizer": optimizer}, path, **options)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -356,3 +307,33 @@ def _narrow(part: Part, colours: int) -> Any:
         return SwinTransformer(SwinSizes(8, (2, 2, 2, 2), (1, 2, 2, 4), 4), in_channels=colours).eval()
     options = {"stem_width": 4, "channels": (4, 8, 16, 32)}
     return TimmBackbone("resnet50c", in_channels=colours, options=options).eval()
+
+
+def small(modern: bool) -> bytes:
+    stream = io.BytesIO()
+    content = {"meta": {"score": np.float64(0.5)}, "state_dict": OrderedDict({"backbone.a": torch.arange(6.0)})}
+    torch.save(content, stream, _use_new_zipfile_serialization=modern)
+    return stream.getvalue()
+
+
+WHOLE = (small(True), small(False))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    which=st.sampled_from(WHOLE),
+    end=st.one_of(st.just(100_000), st.integers(0, 2000)),
+    changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=5),
+)
+def test_a_spoilt_file_is_a_state_dict_or_a_fault(
+    tmp_path_factory: pytest.TempPathFactory, which: bytes, end: int, changes: list[tuple[int, int]]
+) -> None:
+    spoilt = bytearray(which)
+    for place, value in changes:
+        spoilt[place % len(spoilt)] = value
+    path = tmp_path_factory.mktemp("spoilt") / "a.pth"
+    path.write_bytes(spoilt[:end])
+    try:
+        assert all(isinstance(tensor, Tensor) for tensor in step.read_state(path).values())
+    except DataError as error:
+        assert str(path) in str(error)
