@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from sa2net.config import ValidateConfig
@@ -29,6 +30,7 @@ from sa2net.data.layout import (
     name_problem,
     read_bytes,
     read_list,
+    read_mask,
     read_table,
     scan_path,
     write_png,
@@ -220,15 +222,19 @@ def _mask(folder: Path, name: str) -> Path:
 
 
 def _bring_mask(scan: Brought, files: SourceFiles, folder: Path, cfg: ValidateConfig) -> None:
-    """Write the mask of a scan; a PNG is copied, and judged later with all others."""
-    found = masks_of(scan.path, scan.uid, files)
-    if isinstance(found, Path):
-        content = read_bytes(found, max_pixels=cfg.max_pixels)
-        _mask(folder, scan.name).parent.mkdir(exist_ok=True)
-        _mask(folder, scan.name).write_bytes(content)
-        return
-    parts = [decode_segmentation(part, scan.uid, max_pixels=cfg.max_pixels) for part in found]
-    write_png(_mask(folder, scan.name), join_planes(scan.path, parts))
+    """Write the mask of a scan. A PNG is copied; where there is a segmentation too, both must hold the same."""
+    picture, drawn = masks_of(scan.path, scan.uid, files)
+    target = _mask(folder, scan.name)
+    if drawn:
+        parts = [decode_segmentation(part, scan.uid, max_pixels=cfg.max_pixels) for part in drawn]
+        mask = join_planes(scan.path, parts)
+        if picture is not None and not np.array_equal(read_mask(picture, max_pixels=cfg.max_pixels), mask):
+            raise fault(scan.path, "its PNG mask and its segmentation differ", "Keep the one that is right.")
+        write_png(target, mask)
+    elif picture is not None:
+        content = read_bytes(picture, max_pixels=cfg.max_pixels)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
 
 
 def _list_faults(lists: Mapping[str, Sequence[str]], names: set[str]) -> list[str]:

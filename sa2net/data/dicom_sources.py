@@ -51,6 +51,7 @@ def find_files(sources: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> Sour
         max_pixels: Largest frame of a segmentation.
 
     Raises:
+        DataError: A source is absent.
         ConfigError: pydicom is not installed.
     """
     scans: list[Path] = []
@@ -59,6 +60,8 @@ def find_files(sources: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> Sour
     masks: dict[str, tuple[Path, ...]] = {}
     passed_over = 0
     ending = f"{MASK_SUFFIX}.png"
+    if absent := [str(source) for source in sources if not source.exists()]:
+        raise DataError("there are no such files or folders", evidence=", ".join(absent), action="Check the paths.")
     for path in _walk(sources):
         if path.name.endswith(ending):
             name = path.name.removesuffix(ending)
@@ -77,8 +80,8 @@ def find_files(sources: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> Sour
     return SourceFiles(_names(scans, sources), tuple(segmentations), masks, passed_over, tuple(faults))
 
 
-def masks_of(path: Path, uid: str, files: SourceFiles) -> Path | list[Segmentation]:
-    """The PNG mask of a scan, or the segmentations that refer to it.
+def masks_of(path: Path, uid: str, files: SourceFiles) -> tuple[Path | None, list[Segmentation]]:
+    """The PNG mask of a scan and the segmentations that refer to it, at least one of them.
 
     Of several PNG masks of one name, that is taken whose folder is called as the scan's: `groundtruth/train` belongs to
     `dataset/train`, and each of several folders holds its own.
@@ -88,16 +91,16 @@ def masks_of(path: Path, uid: str, files: SourceFiles) -> Path | list[Segmentati
     """
     stem = _stem(path)
     pictures = files.masks.get(stem, ())
-    if len(pictures) > 1:
+    if (count := len(pictures)) > 1:
         pictures = tuple(picture for picture in pictures if picture.parent.name == path.parent.name)
+        if len(pictures) != 1:
+            said = f"there are {count} PNG masks of its name, and {len(pictures)} in a folder called as its own"
+            raise fault(path, said, "Keep the one that is right, or put each beside its scan.")
     drawn = [found for found in files.segmentations if uid and uid in found.frames]
     if not pictures and not drawn:
         cure = f"Put {stem}{MASK_SUFFIX}.png, or a DICOM segmentation that refers to it, beside the scans."
         raise fault(path, "it has no mask", cure)
-    if len(pictures) > 1 or (pictures and drawn):
-        said = f"it has several masks: {len(pictures)} PNG files and {len(drawn)} segmentations"
-        raise fault(path, said, "Keep the one that is right.")
-    return pictures[0] if pictures else drawn
+    return (pictures[0] if pictures else None), drawn
 
 
 def _walk(sources: Sequence[Path]) -> Iterable[Path]:

@@ -165,6 +165,11 @@ def test_files_may_be_named_one_by_one(export: Path, ours: list[Case], tmp_path:
     assert {case.name for case in read_cases(tmp_path / "data")} == {"train_000", "train_002", "test_000"}
 
 
+def test_an_absent_source_is_named(export: Path, tmp_path: Path) -> None:
+    said = reason([export, tmp_path / "none"], tmp_path / "data")
+    assert f"there are no such files or folders: {tmp_path / 'none'}" in said
+
+
 def test_a_table_beside_the_scans_wins_over_headers(export: Path, tmp_path: Path) -> None:
     (export / "scans.csv").write_text("name,subject,device,spacing_x_mm,spacing_y_mm\ntrain_002,other,,0.3,0.3\n")
     import_data(export, tmp_path / "data", progress=False)
@@ -238,12 +243,25 @@ def test_every_fault_is_named_at_once(ours: list[Case], export: Path, tmp_path: 
         assert words in said, words
 
 
-def test_two_masks_of_a_scan_are_refused(ours: list[Case], export: Path, tmp_path: Path) -> None:
-    write_png(export / "train_000_bone_3.png", read_mask(ours[0].mask))
-    assert "several masks: 1 PNG files and 1 segmentations" in reason(export, tmp_path / "data")
-    (export / "train_000_bone_3.png").unlink()
+def test_a_png_mask_and_a_segmentation_must_agree(ours: list[Case], export: Path, tmp_path: Path) -> None:
+    """`measure --dicom` writes both."""
+    mask = read_mask(ours[0].mask)
+    write_png(export / "masks" / "train_000_bone_3.png", mask)
+    import_data(export, tmp_path / "both", progress=False)
+    assert np.array_equal(read_mask(read_cases(tmp_path / "both")[0].mask), mask)
+    mask[5, 5] = 3 - mask[5, 5]
+    write_png(export / "masks" / "train_000_bone_3.png", mask)
+    assert "its PNG mask and its segmentation differ" in reason(export, tmp_path / "data")
+
+
+def test_two_masks_of_a_kind_are_refused(ours: list[Case], export: Path, tmp_path: Path) -> None:
     shutil.copy(export / "results" / "train_000.seg.dcm", export / "copy.dcm")
     assert "two segmentations hold the same class" in reason(export, tmp_path / "data")
+    (export / "copy.dcm").unlink()
+    for folder in ("one", "two"):
+        write_png(export / folder / "train_000_bone_3.png", read_mask(ours[0].mask))
+    said = reason(export, tmp_path / "data")
+    assert "there are 2 PNG masks of its name, and 0 in a folder called as its own" in said
 
 
 def test_without_the_packages_it_says_what_to_install(
