@@ -26,7 +26,7 @@ def test_an_imported_checkpoint_predicts_and_is_evaluated(tmp_path: Path, capsys
     assert run("import-checkpoint", path, "--out", out, *options, "--std", "58.395,57.12,57.375") == 0
     said = capsys.readouterr().out
     assert f"a network with resnet50c written to {out}" in said
-    assert "the first row and column of the first layer differ by up to" in said
+    assert "at the edge of the picture the first layer differs by up to" in said
     info = read_model_info(out)
     assert (info.sweep_width, info.spacing_mm) == (48, (0.4, 0.4))
     write_png(tmp_path / "scan.png", draw_case(1)[0])
