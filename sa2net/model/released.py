@@ -75,10 +75,14 @@ def convert(
     if cfg.auxiliary:
         parts["auxiliary_head"] = "auxiliary"
     translated = {name: from_released(released[name], kind) for name, kind in parts.items()}
+    _compare(_joined(translated), cfg, parts)
     normalisation, said = to_grey(translated["backbone"], part, mean, std)
-    weights = {_PREFIXES[name] + key: tensor for name, held in translated.items() for key, tensor in held.items()}
-    _compare(weights, cfg, parts)
-    return Converted(cfg, weights, normalisation, (*notes, *said))
+    return Converted(cfg, _joined(translated), normalisation, (*notes, *said))
+
+
+def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One state dict, our names."""
+    return {_PREFIXES[part] + name: tensor for part, held in parts.items() for name, tensor in held.items()}
 
 
 def _split(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -206,12 +210,9 @@ def to_grey(
         How a grey value is normalised, and what a person should know.
 
     Raises:
-        DataError: There is no first layer.
         ConfigError: Numbers that do not fit the colours, or a deviation that is not positive.
     """
     name = _FIRST[part]
-    if name not in weights or weights[name].ndim != 4:
-        raise DataError("the checkpoint lacks the first layer of its backbone", action=_CURE)
     first = weights[name].double()  # (O, C, k, k)
     colours = first.shape[1]
     means, stds = (_per_colour(values, colours) for values in (mean, std))
@@ -251,9 +252,16 @@ def _per_colour(values: Sequence[float], colours: int) -> Tensor:
 
 
 def _compare(weights: Mapping[str, Tensor], cfg: ModelConfig, parts: Mapping[str, Part]) -> None:
-    """Hold names and shapes against the network that `build` makes; what differs is named as in the checkpoint."""
+    """Hold names and shapes against the network that `build` makes; what differs is named as in the checkpoint.
+
+    The first layer may have any number of colours.
+    """
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in build(cfg).state_dict().items()}
+    first = _PREFIXES["backbone"] + _FIRST[parts["backbone"]]
+    if first in weights and weights[first].ndim == 4:
+        outputs, _, *kernel = wanted[first]
+        wanted[first] = (outputs, weights[first].shape[1], *kernel)
     missing = [_released(name, parts) for name in wanted if name not in weights]
     spare = [_released(name, parts) for name in weights if name not in wanted]
     wrong = [

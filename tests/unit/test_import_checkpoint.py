@@ -221,6 +221,11 @@ def changed(state: Mapping[str, Tensor], **changes: Tensor | None) -> dict[str, 
             r"1 of another shape: decode_head\.pam\.gamma\.scale is 2, not one number",
         ),
         ({"backbone__layer1__0__conv1__weight": None}, r"1 missing: backbone\.layer1\.0\.conv1\.weight"),
+        (
+            {"backbone__stem__0__weight": torch.ones(8, 3, 3, 3)},
+            r"backbone\.stem\.0\.weight is 8 x 3 x 3 x 3, not 32 x 3 x",
+        ),
+        ({"backbone__stem__1__running_mean": None}, r"1 missing: backbone\.stem\.1\.running_mean"),
         ({"backbone__layer9__0__conv1__weight": torch.ones(2)}, r"1 not used: backbone\.layer9\.0\.conv1\.weight"),
         ({"decode_head__own__weight": torch.ones(2)}, r"1 tensors are unknown to the released head: own\.weight"),
         ({"neck__weight": torch.ones(2)}, r"not one of the released code: unknown: neck\.weight"),
@@ -232,7 +237,7 @@ def test_what_does_not_fit_is_named_as_in_the_checkpoint(
     state: OrderedDict[str, Tensor], changes: dict[str, Tensor | None], words: str
 ) -> None:
     with pytest.raises(DataError, match=words):
-        convert(changed(state, **changes), heads=4)
+        convert(changed(state, **changes), heads=4, **IMAGENET)
 
 
 def test_other_networks_are_named(state: OrderedDict[str, Tensor]) -> None:
