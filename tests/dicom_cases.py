@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+from highdicom import seg
 from pydicom import Dataset, FileMetaDataset, dcmwrite
+from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -67,7 +70,7 @@ def make_dicom(
     made["PixelData"].VR = "OB" if allocated == 8 else "OW"
     for keyword, value in elements.items():
         if value is None:
-            delattr(made, keyword)
+            made.pop(keyword, None)
         else:
             setattr(made, keyword, value)
     return made
@@ -91,4 +94,44 @@ def with_secrets(made: Dataset) -> Dataset:
     item = region(0.018, 0.02)
     item.private_block(0x0013, PRIVATE_CREATOR, create=True).add_new(0x01, "LO", PRIVATE)
     made.SequenceOfUltrasoundRegions = [item]
+    return made
+
+
+def make_segmentation(
+    scans: list[Dataset], masks: npt.NDArray[np.uint8], segments: list[dict[str, Any]], kind: str = "BINARY"
+) -> Dataset:
+    """A segmentation as another tool may write it, with highdicom.
+
+    Args:
+        scans: The scans it refers to.
+        masks: Value -> number of the segment. # (N, H, W)
+        segments: `label`, and where wanted `kind` and `region` as codes; numbered from 1.
+        kind: `BINARY`, `FRACTIONAL` or `LABELMAP`.
+    """
+    described = [
+        seg.SegmentDescription(
+            segment_number=number,
+            segment_label=segment["label"],
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=segment.get("kind", codes.SCT.Tissue),
+            algorithm_type="MANUAL",
+            anatomic_regions=[segment["region"]] if "region" in segment else None,
+        )
+        for number, segment in enumerate(segments, start=1)
+    ]
+    planes = np.stack([masks == number for number in range(1, len(segments) + 1)], axis=-1)
+    made: Dataset = seg.Segmentation(
+        source_images=scans,
+        pixel_array=masks if kind == "LABELMAP" else planes.astype(np.uint8),
+        segmentation_type=kind,
+        segment_descriptions=described,
+        series_instance_uid=generate_uid(),
+        series_number=2,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="maker",
+        manufacturer_model_name="model",
+        software_versions="1",
+        device_serial_number="1",
+    )
     return made

@@ -46,31 +46,51 @@ def phantom(
 
 
 @cli.command("import-data")
-@click.argument("source", type=PATH)
+@click.argument("sources", type=PATH, nargs=-1, required=True)
 @click.option(
     "--out", type=PATH, default=DATA, show_default=True, help="Folder that will hold dataset/ and groundtruth/."
 )
 @click.option("--pseudonymise", is_flag=True, help="Replace names and subjects; the key is written outside the data.")
 @click.option("--key", type=PATH, default=None, help="Where the key to the pseudonyms goes; default: ~/sa2net-keys.")
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    default=None,
+    metavar="SHARE",
+    help="DICOM scans without lists: this share of the subjects becomes the test split.",
+)
 @settings_options
 @quiet_option
 def import_data(
-    source: Path,
+    sources: tuple[Path, ...],
     out: Path,
     pseudonymise: bool,
     key: Path | None,
+    test_fraction: float | None,
     params: Path | None,
     overrides: tuple[str, ...],
     quiet: bool,
 ) -> None:
-    """Bring your own folder of scans in: checked first, then copied whole.
+    """Bring your own scans in: checked first, then copied whole.
 
-    Example: sa2net import-data /mnt/study7 --pseudonymise
-    """
+    SOURCES is one folder with dataset/ and groundtruth/, or folders and files of DICOM scans with their masks.
+
+    \b
+    Examples: sa2net import-data /mnt/study7 --pseudonymise
+              sa2net import-data /mnt/export --pseudonymise --test-fraction 0.3
+    """  # noqa: D301 - click wants the backspace itself
     from sa2net.data.imports import import_data as bring_in
 
     cfg = load(params, overrides).validate
-    result = bring_in(source, out, pseudonymise=pseudonymise, key=key, cfg=cfg, progress=not quiet)
+    result = bring_in(
+        sources,
+        out,
+        pseudonymise=pseudonymise,
+        key=key,
+        test_fraction=test_fraction,
+        cfg=cfg,
+        progress=not quiet,
+    )
     if not quiet:
         click.echo(result.message)
 

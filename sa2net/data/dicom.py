@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from sa2net.data.dicom_header import (
     Spacing,
+    annotated,
     check_kind,
     check_shape,
     fault,
     guarded,
     header_of,
+    model_of,
     name_note,
     packages_missing,
     parse,
@@ -43,6 +45,8 @@ class DicomScan:
         spacing_mm: Size of a pixel (x, y), mm; None where the file does not say, or not in a way to rely on.
         square: False where the file says that pixels are not square, and not how large they are.
         notes: What a reader of the result should know, as sentences; they hold nothing of the patient.
+        device: The manufacturer's model of the device; empty where the file does not say.
+        annotated: Whether the file says that the picture itself shows of whom it is.
         header: Elements of `dicom_header.IDENTIFIERS` and how the picture is coded, for files that refer to this one.
             Never shown.
     """
@@ -51,6 +55,8 @@ class DicomScan:
     spacing_mm: Spacing | None
     square: bool
     notes: tuple[str, ...]
+    device: str
+    annotated: bool
     header: "Dataset" = field(repr=False)
 
 
@@ -95,4 +101,5 @@ def read_dicom(path: Path, *, max_pixels: int = MAX_PIXELS) -> DicomScan:
         spacing, square, found = read_spacing(dataset)
         notes = (*said, *found, *name_note(path, dataset))
         header = header_of(dataset)
-    return DicomScan(grey, spacing, square, notes, header)
+        device, shows = model_of(dataset), annotated(dataset)
+    return DicomScan(grey, spacing, square, notes, device, shows, header)

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -90,10 +90,19 @@ _SIZE = [
     "ImagerPixelSpacing",
 ]
 
+_ABOUT = ["ManufacturerModelName", "BurnedInAnnotation"]
+_SCAN = [*IDENTIFIERS, *PICTURE, *_DECODING, *_SIZE, *_ABOUT]
+
+NAME_NOTE = (
+    "the name of the file holds the patient's name, number, birth date or a UID, and so do the names of its results"
+)
+
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SAME_SIZE = 0.01  # relative
 _CENTIMETRES = 3  # PS3.3 C.8.5.5.1.15
 _SHORTEST_IDENTIFIER = 4
+_SHORTEST_NAME = 3
+_LONGEST_MODEL = 64
 
 
 @contextmanager
@@ -142,15 +151,25 @@ def guarded(path: Path, reason: str) -> Iterator[None]:
         raise fault(path, f"{reason} ({kind})", "Export or copy the file again.") from None
 
 
-def parse(path: Path, content: bytes) -> tuple["Dataset", "UID"]:
+def kind_of(path: Path) -> str:
+    """UID of the kind of a DICOM file, by its file header alone; empty where that cannot be read."""
+    with quiet():
+        from pydicom.filereader import read_file_meta_info
+
+        try:
+            return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", "")) if path.is_file() else ""
+        except Exception:  # whatever a hostile file brings about; reading it whole says what is wrong
+            return ""
+
+
+def parse(path: Path, content: bytes, wanted: Sequence[str] = _SCAN) -> tuple["Dataset", "UID"]:
     """Elements of the file that are needed, pixels not decoded, and its transfer syntax."""
     from pydicom import dcmread
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
     if _DEFLATED in content:  # pydicom would inflate the file whole, whatever its size
         raise fault(path, "the deflated transfer syntax is not read", "Export it uncompressed.")
-    wanted = [*IDENTIFIERS, *PICTURE, *_DECODING, *_SIZE]
-    dataset = dcmread(BytesIO(content), specific_tags=wanted)
+    dataset = dcmread(BytesIO(content), specific_tags=list(wanted))
     dataset.remove_private_tags()  # those inside of sequences
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", ExplicitVRLittleEndian)))
     return dataset, syntax
@@ -251,9 +270,25 @@ def name_note(path: Path, dataset: "Dataset") -> list[str]:
     stem = path.name.casefold()
     if not any(len(text) >= _SHORTEST_IDENTIFIER and text in stem for text in known):
         return []
-    return [
-        "the name of the file holds the patient's name, number, birth date or a UID, and so do the names of its results"
-    ]
+    return [NAME_NOTE]
+
+
+def number_holds_name(header: "Dataset") -> bool:
+    """Whether the patient's number holds a part of the patient's name: some devices fill in both alike."""
+    number = str(header.get("PatientID", "")).casefold()
+    names = re.split(r"[\^=\s]+", str(header.get("PatientName", "")).casefold())
+    return any(len(name) >= _SHORTEST_NAME and name in number for name in names)
+
+
+def model_of(dataset: "Dataset") -> str:
+    """The manufacturer's model of the device, in printable characters; empty where the file does not say."""
+    said = str(dataset.get("ManufacturerModelName") or "")
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in said).split())[:_LONGEST_MODEL]
+
+
+def annotated(dataset: "Dataset") -> bool:
+    """Whether the file says that its picture shows of whom it is (BurnedInAnnotation, PS3.3 C.7.6.1)."""
+    return str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES"
 
 
 def header_of(dataset: "Dataset") -> "Dataset":

@@ -5,6 +5,7 @@ suggests a push only to a DVC remote outside of the repository.
 """
 
 import csv
+import dataclasses
 import hashlib
 import os
 import re
@@ -20,6 +21,8 @@ from sa2net.artifacts import write_json
 from sa2net.config import ValidateConfig
 from sa2net.data import store
 from sa2net.data.angles import copy_table
+from sa2net.data.dicom_folder import COLUMNS, LaidOut, lay_out
+from sa2net.data.dicom_sources import holds_dicom
 from sa2net.data.examination import examine
 from sa2net.data.layout import (
     SCANS_TABLE,
@@ -36,9 +39,7 @@ from sa2net.data.layout import (
     write_png,
 )
 from sa2net.data.manifest import Row
-from sa2net.errors import DataError
-
-_COLUMNS = ("name", "subject", "device", "spacing_x_mm", "spacing_y_mm")
+from sa2net.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,12 @@ class ImportResult:
 
 
 def import_data(
-    source: Path,
+    source: Path | Sequence[Path],
     out: Path,
     *,
     pseudonymise: bool = False,
     key: Path | None = None,
+    test_fraction: float | None = None,
     cfg: ValidateConfig | None = None,
     progress: bool = True,
 ) -> ImportResult:
@@ -83,37 +85,65 @@ def import_data(
     PNG can hold a name), lists and table are put in the order of the pseudonyms, and `scans.csv` keeps only the
     columns this project reads - `device` among them, which the user must judge.
 
+    DICOM scans are first laid out as such a data set, in a private folder that is removed again
+    (`sa2net.data.dicom_folder`).
+
     Args:
-        source: Folder that holds `dataset/` and `groundtruth/`.
+        source: Folder that holds `dataset/` and `groundtruth/`; or folders and files that hold DICOM scans.
         out: New data root; absent or empty.
         pseudonymise: Replace names and subjects.
         key: Where the key to the pseudonyms is written, outside of every repository; default in `~/sa2net-keys`.
+        test_fraction: DICOM scans without lists: share of the subjects that becomes the test split.
         cfg: What the data set must fulfil; default settings where None.
         progress: Show a progress bar.
 
     Raises:
         DataError: The data set fails a check, `out` is not empty, or the key would lie in a repository.
+        ConfigError: Packages that read DICOM are missing, or nothing says how DICOM scans are split.
     """
-    _check_place(source, out)
+    sources = (source,) if isinstance(source, Path) else tuple(source)
+    for path in sources:
+        _check_place(path, out)
     place = _key_place(key, out) if pseudonymise else None
     cfg = cfg or ValidateConfig()
-    found = examine(cfg, source, progress=progress)
-    found.require_passed(hint="Nothing was copied.")
-    cases = read_cases(source)
-    digests = {(row.scan, row.mask): row for row in found.rows}
-    with _fresh_folder(out) as folder:
-        names = _pseudonyms("scan", (case.name for case in cases)) if pseudonymise else {}
-        subjects = _pseudonyms("subject", (case.subject for case in cases)) if pseudonymise else {}
-        for case in cases:
-            row = digests[case.scan.relative_to(source).as_posix(), case.mask.relative_to(source).as_posix()]
-            _copy_case(
-                case, row, folder, names.get(case.name, case.name), clean=pseudonymise, max_pixels=cfg.max_pixels
-            )
-        _write_texts(source, folder, cases, names, subjects)
-        if place is not None:
-            _write_key(place, cases, names, subjects)
-    warnings = tuple(_renamed(warning, names | subjects) for warning in found.warnings)
+    with _as_data_set(sources, cfg, test_fraction, nameless=pseudonymise, progress=progress) as (root, laid):
+        found = dataclasses.replace(examine(cfg, root, progress=progress), data=sources[0])
+        found.require_passed(hint="Nothing was copied.")
+        if laid is not None:
+            laid.reveal()
+        cases = read_cases(root)
+        digests = {(row.scan, row.mask): row for row in found.rows}
+        with _fresh_folder(out) as folder:
+            names = _pseudonyms("scan", (case.name for case in cases)) if pseudonymise else {}
+            subjects = _pseudonyms("subject", (case.subject for case in cases)) if pseudonymise else {}
+            for case in cases:
+                row = digests[case.scan.relative_to(root).as_posix(), case.mask.relative_to(root).as_posix()]
+                name = names.get(case.name, case.name)
+                _copy_case(case, row, folder, name, clean=pseudonymise, max_pixels=cfg.max_pixels)
+            _write_texts(root, folder, cases, names, subjects)
+            if place is not None:
+                _write_key(place, cases, names, subjects)
+    warnings = (*(laid.warnings if laid is not None else ()), *found.warnings)
+    warnings = tuple(_renamed(warning, names | subjects) for warning in warnings)
     return ImportResult(out, len(cases), place, warnings, _advice(out, place))
+
+
+@contextmanager
+def _as_data_set(
+    sources: Sequence[Path], cfg: ValidateConfig, test_fraction: float | None, *, nameless: bool, progress: bool
+) -> Iterator[tuple[Path, LaidOut | None]]:
+    """Root of the data set; DICOM scans are laid out as one, in a folder that only their owner can read."""
+    if not holds_dicom(sources):
+        if len(sources) > 1 or test_fraction is not None:
+            raise ConfigError(
+                "several sources and --test-fraction are for DICOM scans, and here are none",
+                action="Name one folder that holds dataset/ and groundtruth/ with their lists.",
+            )
+        yield sources[0], None
+        return
+    with tempfile.TemporaryDirectory(prefix="sa2net-import-") as name:
+        laid = lay_out(sources, Path(name), cfg, test_fraction=test_fraction, nameless=nameless, progress=progress)
+        yield laid.folder, laid
 
 
 def _check_place(source: Path, out: Path) -> None:
@@ -211,7 +241,7 @@ def _write_texts(
         return
     with (folder / SCANS_TABLE).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow(COLUMNS)
         for case in sorted(cases, key=lambda case: names[case.name]):
             spacing = case.spacing_mm or ("", "")
             writer.writerow((names[case.name], subjects[case.subject], case.device, *spacing))

@@ -12,7 +12,7 @@ import io
 import math
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -113,19 +113,27 @@ def build_rows(survey: Survey, cfg: ValidateConfig, *, progress: bool = True) ->
 def split_off_validation(entries: Sequence[Entry], fraction: float, seed: int) -> list[Entry]:
     """Move a seeded share of the train subjects to `val`, whole subjects only; nothing moves where val has a list.
 
-    The order of the subjects is that of a hash of seed and subject, so that a subject that is added later hardly
-    changes who else is held out. At least one subject moves, at least one stays.
+    At least one subject moves, at least one stays.
     """
     listed = [entry for entry in entries if entry.is_safe]
     subjects = {entry.subject for entry in listed if entry.split == "train"}
     if len(subjects) < 2 or any(entry.split == "val" for entry in listed):
         return list(entries)
-    ranked = sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed}\0{subject}".encode()).digest())
-    held_out = set(ranked[: min(len(subjects) - 1, max(1, round(fraction * len(subjects))))])
+    held_out = hold_out(subjects, fraction, seed)
     return [
         dataclasses.replace(entry, split="val") if entry.split == "train" and entry.subject in held_out else entry
         for entry in entries
     ]
+
+
+def hold_out(subjects: Collection[str], fraction: float, seed: int) -> set[str]:
+    """A seeded share of at least two subjects, at least one and not all.
+
+    Their order is that of a hash of seed and subject, so that a subject that is added later hardly changes who else is
+    held out.
+    """
+    ranked = sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed}\0{subject}".encode()).digest())
+    return set(ranked[: min(len(subjects) - 1, max(1, round(fraction * len(subjects))))])
 
 
 def near_duplicates(hashes: Sequence[str], distance: int) -> list[tuple[int, int]]:

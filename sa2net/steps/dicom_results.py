@@ -26,6 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sa2net import __version__
 from sa2net.anatomy import FOREGROUND
 from sa2net.data.dicom import DicomScan, quiet
+from sa2net.data.dicom_segmentation import SEGMENT_CODES
 from sa2net.errors import DataError
 from sa2net.scoliosis import Measurement
 from sa2net.scoliosis.result import CurveResult
@@ -52,13 +53,6 @@ REGIONS = {
     "thoracolumbar": codes.SCT.ThoracoLumbarSpine,
     "lumbar": codes.SCT.LumbarSpine,
 }
-_SEGMENTS = {
-    "rib": (codes.SCT.Rib, codes.SCT.ThoracicSpine),
-    "thoracic_process": (Code("73400003", "SCT", "Transverse process of vertebra"), codes.SCT.ThoracicSpine),
-    "lumbar_lump": (codes.SCT.Vertebra, codes.SCT.LumbarSpine),
-}
-"""Class -> what it shows, and where. No code means a *lump*, the blurred back of a lumbar vertebra."""
-
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _MAY_BE_EMPTY = [
     "PatientName",
@@ -149,10 +143,10 @@ def _segmentation(source: Dataset, mask: npt.NDArray[np.uint8], measurement: Mea
             segment_number=item.id,
             segment_label=item.label,
             segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=_SEGMENTS[item.name][0],
+            segmented_property_type=Code(*SEGMENT_CODES[item.name][0]),
             algorithm_type="AUTOMATIC" if automatic else "MANUAL",
             algorithm_identification=algorithm if automatic else None,
-            anatomic_regions=[_SEGMENTS[item.name][1]],
+            anatomic_regions=[Code(*SEGMENT_CODES[item.name][1])],
             display_color=hd.color.CIELabColor.from_rgb(*item.colour),
         )
         for item in FOREGROUND
