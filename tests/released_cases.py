@@ -14,22 +14,29 @@ from sa2net.model.backbone import RELEASED_SWIN, TimmBackbone
 from sa2net.model.migrate import Part, to_released
 from sa2net.model.network import SA2Net
 from sa2net.model.swin import SwinTransformer
+from sa2net.model.unet import UNet, UNetSegmenter
 
 SIZES = {
     "channels": 16,
     "affinity": "released",
     "logits": "released",
+    "sizes": "released",
     "predictor": PredictorConfig(embed_dim=32, depth=2, num_heads=4, mask_dim=24),
 }
 
 
-def three_colours(backbone: str) -> SA2Net:
+def three_colours(name: str) -> SA2Net | UNetSegmenter:
     """The network as published, on three colours, with running statistics that a scan leaves behind."""
     torch.manual_seed(1)
-    cfg = ModelConfig(backbone=backbone, **SIZES)
-    deep = backbone.startswith("resnet")
-    body = TimmBackbone(backbone, in_channels=3) if deep else SwinTransformer(RELEASED_SWIN[backbone], in_channels=3)
-    network = SA2Net(body, cfg)
+    network: SA2Net | UNetSegmenter
+    if name == "unet":
+        network = UNetSegmenter(ModelConfig(architecture="unet", channels=16))
+        network.backbone = UNet(in_channels=3, base_channels=16)
+    elif name.startswith("resnet"):
+        network = SA2Net(TimmBackbone(name, in_channels=3), ModelConfig(backbone=name, **SIZES))
+    else:
+        swin = SwinTransformer(RELEASED_SWIN[name], in_channels=3)
+        network = SA2Net(swin, ModelConfig(backbone=name, **SIZES))
     with torch.no_grad():
         for _ in range(3):
             network(0.8 * torch.randn(2, 3, 64, 64) + 0.3)
@@ -39,18 +46,19 @@ def three_colours(backbone: str) -> SA2Net:
     return network.eval()
 
 
-def released(network: SA2Net, part: Part) -> OrderedDict[str, Tensor]:
+def released(network: SA2Net | UNetSegmenter, part: Part) -> OrderedDict[str, Tensor]:
     """The state dict as the published code saves it, with the tensors that nothing reads."""
     parts: dict[str, tuple[Any, Part]] = {
         "backbone": (network.backbone, part),
-        "decode_head": (network.head, "head"),
+        "decode_head": (network.head, "auxiliary" if part == "unet" else "head"),
         "auxiliary_head": (network.auxiliary, "auxiliary"),
     }
     state = OrderedDict()
     for prefix, (module, kind) in parts.items():
         for name, tensor in to_released(module.state_dict(), kind).items():
             state[f"{prefix}.{name}"] = tensor.clone()
-    state["decode_head.semantic_aug.gamma.scale"] = torch.zeros(1)
+    if part != "unet":
+        state["decode_head.semantic_aug.gamma.scale"] = torch.zeros(1)
     if part == "swin":
         state["backbone.stages.0.blocks.0.attn.w_msa.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
     return state

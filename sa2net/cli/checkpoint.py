@@ -67,7 +67,7 @@ def import_checkpoint(
         heads=heads,
     )
     if not quiet:
-        click.echo("\n".join([f"a network with {done.backbone} written to {done.out}", *done.notes]))
+        click.echo("\n".join([f"{done.network} written to {done.out}", *done.notes]))
         click.echo(f"now: sa2net predict SCAN --model {done.out} --out masks")
 
 

@@ -27,9 +27,12 @@ HEADS = 8
 
 _PREFIXES = {"backbone": "backbone.", "decode_head": "head.", "auxiliary_head": "auxiliary."}
 _RESNETS = {(3, 4, 6, 3): "resnet50c", (3, 4, 23, 3): "resnet101c"}
-_FIRST = {"resnet": "features.conv1.0.weight", "swin": "embedding.weight"}
+_FIRST = {"resnet": "features.conv1.0", "swin": "embedding", "unet": "encoder.0.0.conv"}
+_NEXT = {"resnet": ("features.conv1.1", 2), "unet": ("encoder.0.0.norm", 1)}
+"""Norm behind the first layer, and the stride of that layer; both pad by 1. A Swin's does not pad."""
+_UNET = "encoder.0.0.convs.0.conv.weight"
 _NAMED = 8
-_CURE = "Take a checkpoint of SA2Net with a ResNet-50 v1c or Swin (tiny, large) backbone."
+_CURE = "Take a checkpoint of SA2Net with a ResNet-50 v1c or Swin (tiny, large) backbone, or of the U-Net baseline."
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Converted:
     weights: dict[str, Tensor]
     normalisation: Normalisation
     notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the network is called: its backbone, or `unet`."""
+        return _called(self.cfg)
 
 
 def convert(
@@ -71,7 +79,7 @@ def convert(
     released = _split(state)
     backbone, part = _backbone(released["backbone"])
     cfg, notes = _settings(released, backbone, heads)
-    parts: dict[str, Part] = {"backbone": part, "decode_head": "head"}
+    parts: dict[str, Part] = {"backbone": part, "decode_head": "auxiliary" if part == "unet" else "head"}
     if cfg.auxiliary:
         parts["auxiliary_head"] = "auxiliary"
     translated = {name: from_released(released[name], kind) for name, kind in parts.items()}
@@ -107,7 +115,8 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             evidence=f"unknown: {_shown(unknown)}" if unknown else "it has no backbone and decode_head",
             action=_CURE,
         )
-    if not any(name.startswith("semantic_aug.") for name in parts["decode_head"]):
+    is_head = any(name.startswith("semantic_aug.") for name in parts["decode_head"])
+    if not is_head and _UNET not in parts["backbone"]:
         raise DataError("the decode head is not that of SA2Net", evidence=_shown(parts["decode_head"]), action=_CURE)
     return parts
 
@@ -129,8 +138,8 @@ def _backbone(state: Mapping[str, Tensor]) -> tuple[str, Part]:
             if (sizes.embed_dim, sizes.depths, sizes.num_heads, sizes.window) == (width, depths, heads, window):
                 return name, "swin"
         raise _unknown_backbone(f"a Swin of width {width}, {_numbers(depths)} blocks, windows of {window}")
-    if any(name.startswith("encoder.") for name in state):
-        raise _unknown_backbone("a U-Net, the backbone of the published baselines")
+    if _UNET in state:
+        return "unet", "unet"
     raise _unknown_backbone(f"tensors {_shown(state)}")
 
 
@@ -142,44 +151,71 @@ def _settings(
     released: Mapping[str, Mapping[str, Tensor]], backbone: str, heads: int
 ) -> tuple[ModelConfig, tuple[str, ...]]:
     """The sizes of the heads by the shapes of their weights; published behaviour throughout."""
-    head, auxiliary = released["decode_head"], released["auxiliary_head"]
-    queries = _shape(head, "semantic_aug.maskformer.query_embed.weight", 2)
+    if backbone == "unet":
+        return _unet_settings(released)
+    queries = _shape(released, "decode_head.semantic_aug.maskformer.query_embed.weight", 2)
     if queries[1] % heads:
         raise ConfigError(f"{heads} heads do not divide a width of {queries[1]}", action="Name the right --heads.")
-    channels = _shape(head, "bottleneck.conv.weight", 4)[0]
-    fits = bool(auxiliary) and _auxiliary_fits(auxiliary, channels)
-    notes = () if fits or not auxiliary else ("The auxiliary head, which only trains, is of another width: left out.",)
+    channels = _shape(released, "decode_head.bottleneck.conv.weight", 4)[0]
+    fits, notes = _auxiliary_fits(released["auxiliary_head"], channels)
     try:
         cfg = ModelConfig(
             backbone=backbone,
             channels=channels,
-            num_classes=_shape(head, "conv_seg.weight", 4)[0],
+            num_classes=_shape(released, "decode_head.conv_seg.weight", 4)[0],
             affinity="released",
             logits="released",
+            sizes="released",
             auxiliary=fits,
             predictor=PredictorConfig(
                 embed_dim=queries[1],
-                depth=_count(head, r"semantic_aug\.maskformer\.dec_2d\.decoder\.(\d+)\."),
+                depth=_count(released["decode_head"], r"semantic_aug\.maskformer\.dec_2d\.decoder\.(\d+)\."),
                 num_heads=heads,
-                mask_dim=_shape(head, "semantic_aug.maskformer.mask_embed.layers.2.weight", 2)[0],
+                mask_dim=_shape(released, "decode_head.semantic_aug.maskformer.mask_embed.layers.2.weight", 2)[0],
             ),
         )
     except ValidationError as error:
-        evidence = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise DataError("the sizes of the checkpoint cannot be built", evidence=evidence, action=_CURE) from error
+        raise _unbuildable(error) from error
     return cfg, notes
 
 
-def _auxiliary_fits(auxiliary: Mapping[str, Tensor], channels: int) -> bool:
-    """Whether it is the head that we build: one convolution, as wide as the decode head."""
+def _unet_settings(released: Mapping[str, Mapping[str, Tensor]]) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The U-Net baseline: its heads are as wide as its first stage."""
+    channels = _shape(released, f"backbone.{_UNET}", 4)[0]
+    fits, notes = _auxiliary_fits(released["auxiliary_head"], channels)
+    classes = _shape(released, "decode_head.conv_seg.weight", 4)[0]
+    try:
+        cfg = ModelConfig(architecture="unet", channels=channels, num_classes=classes, auxiliary=fits)
+    except ValidationError as error:
+        raise _unbuildable(error) from error
+    return cfg, notes
+
+
+def _unbuildable(error: ValidationError) -> DataError:
+    evidence = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return DataError("the sizes of the checkpoint cannot be built", evidence=evidence, action=_CURE)
+
+
+def _called(cfg: ModelConfig) -> str:
+    return cfg.backbone if cfg.architecture == "sa2net" else cfg.architecture
+
+
+def _auxiliary_fits(auxiliary: Mapping[str, Tensor], channels: int) -> tuple[bool, tuple[str, ...]]:
+    """Whether it is the head that we build - one convolution, as wide as the decode head - and what to say if not."""
+    if not auxiliary:
+        return False, ()
     weight = auxiliary.get("convs.0.conv.weight")
-    return weight is not None and weight.shape[0] == channels and "convs.1.conv.weight" not in auxiliary
+    if weight is not None and weight.shape[0] == channels and "convs.1.conv.weight" not in auxiliary:
+        return True, ()
+    return False, ("The auxiliary head, which only trains, is of another width: left out.",)
 
 
-def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
-    shape = tuple(state[name].shape) if name in state else ()
+def _shape(released: Mapping[str, Mapping[str, Tensor]], name: str, axes: int) -> tuple[int, ...]:
+    """Shape of a weight by its name in the checkpoint."""
+    part, _, rest = name.partition(".")
+    shape = tuple(released[part][rest].shape) if rest in released[part] else ()
     if len(shape) != axes:
-        said = f"decode_head.{name} is {'absent' if name not in state else _numbers(shape)}"
+        said = f"{name} is {'absent' if rest not in released[part] else _numbers(shape)}"
         raise DataError("the checkpoint lacks what shows its sizes", evidence=said, action=_CURE)
     return shape
 
@@ -196,13 +232,13 @@ def to_grey(
 
     The published network sees x_c = (g - m_c) / s_c in each colour c of a grey value g, ours y = (g - M) / S; so
     x_c = (S / s_c) y + (M - m_c) / s_c. The factors go into the weights; the constants add up to a constant output,
-    which goes into the running mean of the norm that follows (ResNet) or the bias (Swin). Where all m_c are equal, so
+    which goes into the running mean of the norm that follows (ResNet, U-Net) or the bias (Swin). Where all m_c are equal, so
     are the constants: zero, and all is exact. Otherwise it is exact but where the layer sees its zero padding, the
-    first row and column of a ResNet; M is chosen so that the padding changes as little as possible (least squares).
+    edge of a ResNet or U-Net; M is chosen so that the padding changes as little as possible (least squares).
 
     Args:
         weights: State dict of the backbone, our names.
-        part: `resnet` or `swin`.
+        part: `resnet`, `swin` or `unet`.
         mean: What was subtracted from each colour, or from all alike.
         std: What each colour, or all alike, was then divided by.
 
@@ -212,7 +248,7 @@ def to_grey(
     Raises:
         ConfigError: Numbers that do not fit the colours, or a deviation that is not positive.
     """
-    name = _FIRST[part]
+    name = f"{_FIRST[part]}.weight"
     first = weights[name].double()  # (O, C, k, k)
     colours = first.shape[1]
     means, stds = (_per_colour(values, colours) for values in (mean, std))
@@ -233,9 +269,11 @@ def to_grey(
     if part == "swin":
         weights["embedding.bias"] = (weights["embedding.bias"].double() + total).float()
         return normalisation, ()
-    weights["features.conv1.1.running_mean"] = (weights["features.conv1.1.running_mean"].double() - total).float()
-    spread = weights["features.conv1.1.running_var"].double().sqrt()
-    padded = functional.conv2d(torch.ones(1, 1, 8, 8, dtype=torch.float64), constant[:, None], stride=2, padding=1)[0]
+    norm, stride = _NEXT[part]
+    weights[f"{norm}.running_mean"] = (weights[f"{norm}.running_mean"].double() - total).float()
+    spread = weights[f"{norm}.running_var"].double().sqrt()
+    ones = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    padded = functional.conv2d(ones, constant[:, None], stride=stride, padding=1)[0]
     lost = (padded - total[:, None, None]).abs().amax((1, 2)) / spread
     return normalisation, (
         "The colours were normalised differently: at the edge of the picture the first layer differs by up to "
@@ -258,7 +296,7 @@ def _compare(weights: Mapping[str, Tensor], cfg: ModelConfig, parts: Mapping[str
     """
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in build(cfg).state_dict().items()}
-    first = _PREFIXES["backbone"] + _FIRST[parts["backbone"]]
+    first = f"{_PREFIXES['backbone']}{_FIRST[parts['backbone']]}.weight"
     if first in weights and weights[first].ndim == 4:
         outputs, _, *kernel = wanted[first]
         wanted[first] = (outputs, weights[first].shape[1], *kernel)
@@ -272,7 +310,7 @@ def _compare(weights: Mapping[str, Tensor], cfg: ModelConfig, parts: Mapping[str
     found = {"missing": missing, "not used": spare, "of another shape": wrong}
     if any(found.values()):
         evidence = "; ".join(f"{len(names)} {how}: {_shown(names)}" for how, names in found.items() if names)
-        raise DataError(f"the checkpoint does not fit {cfg.backbone}", evidence=evidence, action=_CURE)
+        raise DataError(f"the checkpoint does not fit {_called(cfg)}", evidence=evidence, action=_CURE)
 
 
 def _released(name: str, parts: Mapping[str, Part]) -> str:

@@ -59,12 +59,12 @@ class Imported:
 
     Attributes:
         out: The folder.
-        backbone: Our name of its backbone.
+        network: What the network is called: our name of its backbone, or `unet`.
         notes: What a person should know, as sentences.
     """
 
     out: Path
-    backbone: str
+    network: str
     notes: tuple[str, ...]
 
 
@@ -117,7 +117,7 @@ def run(
         params={"train": train.model_dump(mode="json"), "import_checkpoint": {"sha256": file_sha256(checkpoint)}},
     )
     write_model(out, info, found.weights)
-    return Imported(out, found.cfg.backbone, found.notes)
+    return Imported(out, found.name, found.notes)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ def test_an_imported_checkpoint_predicts_and_is_evaluated(tmp_path: Path, capsys
     options = ("--sweep-width", 48, "--spacing", 0.4, 0.4, "--heads", 4, "--mean", "123.675,116.28,103.53")
     assert run("import-checkpoint", path, "--out", out, *options, "--std", "58.395,57.12,57.375") == 0
     said = capsys.readouterr().out
-    assert f"a network with resnet50c written to {out}" in said
+    assert f"resnet50c written to {out}" in said
     assert "at the edge of the picture the first layer differs by up to" in said
     info = read_model_info(out)
     assert (info.sweep_width, info.spacing_mm) == (48, (0.4, 0.4))
