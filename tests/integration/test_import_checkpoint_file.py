@@ -68,7 +68,7 @@ def picture(height: int = 96, width: int = 64) -> Tensor:
     return torch.from_numpy(draw_case(2, width, height)[0])[None, None].float()
 
 
-@pytest.mark.parametrize("name", ["resnet", "swin", "unet"])
+@pytest.mark.parametrize("name", ["resnet", *(pytest.param(name, marks=pytest.mark.long) for name in ("swin", "unet"))])
 def test_the_imported_network_computes_what_the_checkpoint_does(
     name: Part, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -98,7 +98,7 @@ def test_colours_that_were_normalised_differently_are_exact_in_a_swin(swin: SA2N
     assert error(got, want) < 2e-5
 
 
-@pytest.mark.parametrize("name", ["resnet", "unet"])
+@pytest.mark.parametrize("name", [pytest.param("resnet", marks=pytest.mark.long), "unet"])
 def test_colours_that_were_normalised_differently_are_exact_elsewhere_but_at_the_edge(
     name: Part, request: pytest.FixtureRequest
 ) -> None:
@@ -137,6 +137,7 @@ def _built(found: Any) -> Any:
     return network.eval()
 
 
+@pytest.mark.long
 def test_the_sizes_of_a_large_swin_are_seen() -> None:
     """Shapes alone: one stored number stands for each tensor."""
     with torch.device("meta"):
