@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,33 +65,9 @@ def write_data_set(results: Path, out: Path, *, subjects: Path | None = None) ->
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not an empty folder", action="Name a new one.")
-    problems: list[str] = []
-    reviews: dict[str, Review] = {}
-    for path in sorted(results.glob(f"*{RESULT}")):
-        name = path.name.removesuffix(RESULT)
-        try:
-            review = latest_review(results, name).review
-            if review is not None and review.decision != "refused":
-                _read(results, name, review)
-                reviews[name] = review
-        except DataError as error:
-            problems.append(f"{name!r}: {error}")
-    if len(reviews) < _FEWEST:
-        raise DataError(
-            f"{results} holds {len(reviews)} scans that were accepted or corrected, a data set needs {_FEWEST}",
-            evidence="; ".join(problems[:3]),
-            action="Review more scans: train, val and test need one each.",
-        )
+    reviews, problems = _usable(results)
     known = {name: ScanRow(subject=name) for name in reviews} if subjects is None else _rows(subjects, reviews)
-    people = sorted({row.subject for row in known.values()}, key=_digest)
-    if len(people) < _FEWEST:
-        raise DataError(
-            f"{results} holds {len(reviews)} scans that were accepted or corrected, of {len(people)} subjects",
-            evidence=f"a data set that is split by subject needs {_FEWEST}: train, val and test one each",
-            action="Review scans of more subjects, or mend the table of the subjects.",
-        )
-    drawn = people[: max(1, round(_TEST_SHARE * len(people)))]
-    in_test = {name: row.subject in drawn for name, row in known.items()}
+    in_test = _drawn(results, known)
     names = {name: name if not name_problem(name) else f"scan_{_digest(name)[:12]}" for name in reviews}
     scans: list[Sequence[object]] = []
     angles: list[Sequence[object]] = []
@@ -111,7 +87,50 @@ def write_data_set(results: Path, out: Path, *, subjects: Path | None = None) ->
         write_text(list_path(out, split), "".join(f"{name}\n" for name in listed))
     write_text(out / SCANS_TABLE, _table(("name", "subject", "device", "spacing_x_mm", "spacing_y_mm"), scans))
     write_text(out / ANGLES_TABLE, _table((*ANGLES_COLUMNS, "ends"), angles))
-    return Exported(names, tuple(problems))
+    return Exported(names, problems)
+
+
+def _usable(results: Path) -> tuple[dict[str, Review], tuple[str, ...]]:
+    """The latest review of each scan that can be written, and why others cannot.
+
+    Raises:
+        DataError: They are too few.
+    """
+    problems: list[str] = []
+    reviews: dict[str, Review] = {}
+    for path in sorted(results.glob(f"*{RESULT}")):
+        name = path.name.removesuffix(RESULT)
+        try:
+            review = latest_review(results, name).review
+            if review is not None and review.decision != "refused":
+                _read(results, name, review)
+                reviews[name] = review
+        except DataError as error:
+            problems.append(f"{name!r}: {error}")
+    if len(reviews) < _FEWEST:
+        raise DataError(
+            f"{results} holds {len(reviews)} scan{'' if len(reviews) == 1 else 's'} accepted or corrected, a data set needs {_FEWEST}",
+            evidence="; ".join(problems[:3]),
+            action="Review more scans: train, val and test need one each.",
+        )
+    return reviews, tuple(problems)
+
+
+def _drawn(results: Path, known: Mapping[str, ScanRow]) -> dict[str, bool]:
+    """Whether each scan goes to `test`: all scans of a subject together.
+
+    Raises:
+        DataError: The subjects are too few.
+    """
+    people = sorted({row.subject for row in known.values()}, key=_digest)
+    if len(people) < _FEWEST:
+        raise DataError(
+            f"{results} holds {len(known)} scans accepted or corrected, of {len(people)} subject{'' if len(people) == 1 else 's'}",
+            evidence=f"a data set that is split by subject needs {_FEWEST}: train, val and test one each",
+            action="Review scans of more subjects, or mend the table of the subjects.",
+        )
+    in_test = people[: max(1, round(_TEST_SHARE * len(people)))]
+    return {name: row.subject in in_test for name, row in known.items()}
 
 
 def _rows(path: Path, names: Iterable[str]) -> dict[str, ScanRow]:

@@ -318,6 +318,8 @@ def test_what_was_accepted_is_what_had_been_shown(reader: Reader, folder: Path) 
     ]
     assert reader.get(f"{address}/1")["levels"] == json.loads(json.dumps(moved["levels"]))
     assert reader.ask("GET", f"{address}/4")[0] == 422
+    rows = {row["scan"]: row for row in csv.DictReader(io.StringIO(reader.ask("GET", "/api/review.csv")[2].decode()))}
+    assert (rows["mild"]["version"], rows["mild"]["based_on"]) == ("3", "0")
 
 
 def test_a_review_of_an_earlier_measurement_is_not_shown_as_one_of_this(reader: Reader, folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from spine_cases import draw
 
+from sa2net.cli.options import counted
 from sa2net.config import MeasureConfig
 from sa2net.errors import DataError
 from sa2net.review import ConflictError, HandCurve, Review, latest_review, read_levels, save_review
@@ -173,3 +174,7 @@ def test_a_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_review_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         review(**changes)
+
+
+def test_one_scan_is_no_scans() -> None:
+    assert [counted(number) for number in (0, 1, 2)] == ["0 scans", "1 scan", "2 scans"]
