@@ -279,6 +279,15 @@ def test_a_finger_drags_an_end_and_the_page_fits_a_tablet(browser: Any, folder: 
         finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         tab.settled()
         assert tab.page.text_content("#angle") != before
+        ends = tab.page.evaluate("endsNow()[1]")
+        box = tab.page.locator("[data-curve='1-upper']").bounding_box()
+        x, y = box["x"] + 14, box["y"] + 14
+        for kind, down in (("touchStart", 0.0), ("touchMove", 30.0), ("touchMove", 60.0)):
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y + down}]})
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        tab.settled()
+        assert tab.page.evaluate("endsNow()[1]")["upper"] > ends["upper"]
+        assert tab.page.evaluate("view.moved") is False  # the picture stayed where it was
         background = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(map(int, background.strip("rgb()").split(","))) < 150
         context.close()
@@ -449,3 +458,20 @@ def test_a_corrected_scan_is_opened_again_and_accepted(tab: Tab, folder: Path) -
     tab.page.select_option("#version", "1")
     tab.until(lambda: tab.text("#angle") == corrected)
     assert "Version 1: corrected by first" in tab.text("#looking")
+
+
+def test_a_scan_that_was_measured_again_is_decided_again(tab: Tab, folder: Path) -> None:
+    tab.open("mild")
+    tab.drag(3, "left", 12)
+    tab.settled()
+    tab.save("#correct")
+    path = folder / "mild.measure.json"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    tab.page.reload()
+    tab.ready()
+    assert "about an earlier measurement" in tab.text("#saved")
+    assert "The measurement as it came" in tab.text("#looking")
+    assert not tab.page.evaluate("dirty")
+    assert "version 2: accepted" in tab.save("#accept")
+    review = read_review(folder / "reviews" / "mild" / "0002.json")
+    assert (review.based_on, review.decision) == (0, "accepted")

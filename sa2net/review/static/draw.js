@@ -3,7 +3,9 @@
 
 view.overlay = (pen) => {
   const curves = shownCurves();
-  showHandles(curves);
+  const lanes = curves.map((_, number) => laneOf(number)); // all sizes are read before anything is moved
+  const tall = stage.clientHeight;
+  showHandles(curves, lanes);
   if (!part("lines").checked) return;
   const path = (points) => {
     pen.beginPath();
@@ -30,11 +32,11 @@ view.overlay = (pen) => {
   };
   if (measured) stroke(measured.measurement.spine.map((point) => view.toCanvas(point)), "#fff", 1);
   curves.forEach((curve, number) => {
-    const lane = laneOf(number);
+    const lane = lanes[number];
     const rows = curve.rows.map((row) => view.toCanvas([0, row])[1]);
     for (const y of rows) stroke([[view.toCanvas([0, 0])[0], y], [lane, y]], colourOf(number), 1);
     stroke(rows.map((y) => [lane, y]), colourOf(number), 2);
-    const middle = Math.min(stage.clientHeight - 12, Math.max(12, (rows[0] + rows[1]) / 2));
+    const middle = Math.min(tall - 12, Math.max(12, (rows[0] + rows[1]) / 2));
     write(degrees(curve.angle), [lane + (number % 2 ? 8 : curves.length > 1 ? LANE + 8 : 8), middle], colourOf(number), "left");
   });
   order().forEach(({ level, index }, place) => {

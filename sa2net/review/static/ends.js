@@ -113,7 +113,7 @@ function laneOf(number) {
   return Math.max(14, Math.min(beside, last)) + (number % 2) * LANE;
 }
 
-function showHandles(curves) {
+function showHandles(curves, lanes) {
   while (handles.length < 2 * curves.length) {
     handles.push(makeHandle(handles.length >> 1, ENDS[handles.length % 2]));
   }
@@ -124,7 +124,7 @@ function showHandles(curves) {
     handle.hidden = !curve || !part("lines").checked;
     if (handle.hidden) return;
     const said = measured.measurement.levels[curve[end]];
-    handle.style.left = `${laneOf(number)}px`;
+    handle.style.left = `${lanes[number]}px`;
     handle.style.top = `${view.toCanvas([0, curve.rows[index % 2]])[1]}px`;
     handle.setAttribute("aria-valuemin", "1");
     handle.setAttribute("aria-valuemax", String(state.levels.length));
