@@ -36,8 +36,10 @@ view.overlay = (pen) => {
     const rows = curve.rows.map((row) => view.toCanvas([0, row])[1]);
     for (const y of rows) stroke([[view.toCanvas([0, 0])[0], y], [lane, y]], colourOf(number), 1);
     stroke(rows.map((y) => [lane, y]), colourOf(number), 2);
-    const middle = Math.min(tall - 12, Math.max(12, (rows[0] + rows[1]) / 2));
-    write(degrees(curve.angle), [lane + (number % 2 ? 8 : curves.length > 1 ? LANE + 8 : 8), middle], colourOf(number), "left");
+    const [top, bottom] = [Math.max(rows[0], 0), Math.min(rows[1], tall)];
+    if (top >= bottom) return; // out of sight
+    const aside = number % 2 || curves.length === 1 ? 8 : LANE + 8;
+    write(degrees(curve.angle), [lane + aside, (top + bottom) / 2], colourOf(number), "left");
   });
   order().forEach(({ level, index }, place) => {
     const ends = ["left", "right"].filter((side) => level[side]);
