@@ -1,7 +1,8 @@
 """The review page: how long a drag takes until its angle stands on the page, in Chromium on a scan of full size.
 
-The scan is a drawn spine (a phantom). Each row of the table is one way to move an end of a line, many times: the time
-from the event of the pointer to the frame that shows the answer, and that of the server alone.
+The scan is a drawn spine (a phantom). Each row of the table is one way to move an end of a line, or the end of a curve
+from level to level, many times: the time from the event of the pointer to the frame that shows the answer, and that of
+the server alone.
 
     python -m benchmarks.review [--moves 40]
 """
@@ -25,7 +26,7 @@ TARGET = 100.0
 _WATCH = """() => {
     window.times = [];
     let moved = 0;
-    addEventListener("pointermove", () => { if (held) moved = performance.now(); }, true);
+    addEventListener("pointermove", () => { if (held || grabbed) moved = performance.now(); }, true);
     new MutationObserver(() => requestAnimationFrame(() => setTimeout(
         () => times.push(performance.now() - moved)))).observe(canvas, { attributes: true, attributeFilter: ["data-answered"] });
 }"""
@@ -45,25 +46,50 @@ def in_the_page(link: str, moves: int) -> dict[str, list[float]]:
             page.goto(link)
             page.get_by_role("link", name="severe", exact=True).click()
             page.wait_for_selector("#canvas[data-ready=yes]")
+            page.evaluate("new Promise(done => setTimeout(done, 1000))")
+            page.evaluate(_WATCH)
             found[f"page, {width} x {height}"] = _drag(page, moves)
+            found[f"page, {width} x {height}, end of a curve"] = _drag_end(page, moves)
         chromium.close()
     return found
 
 
 def _drag(page: Any, moves: int) -> list[float]:
-    page.wait_for_function("!asking && !again")
-    page.evaluate(_WATCH)
     x, y = page.evaluate(
         "(() => { const at = view.toCanvas(state.levels[3].left), box = canvas.getBoundingClientRect();"
         " return [at[0] + box.left, at[1] + box.top]; })()"
     )
     page.mouse.move(x, y)
     page.mouse.down()
-    for number in range(moves):
-        page.mouse.move(x, y + 1 + number % 12)
-        page.wait_for_function("count => times.length > count", arg=number)
+    times = [_move(page, x, y + 1 + number % 12) for number in range(moves)]
     page.mouse.up()
-    return [float(value) for value in page.evaluate("times")]
+    return times
+
+
+def _drag_end(page: Any, moves: int) -> list[float]:
+    page.evaluate("new Promise(done => setTimeout(done, 2000))")  # the label map has followed
+    x, *rows = page.evaluate(
+        "(() => { const box = canvas.getBoundingClientRect(); const levels = order(); return [laneOf(0) + box.left,"
+        " ...[0, -1, -2].map(by => view.toCanvas([0, levels[endsNow()[0].lower + by].level.middle[1]])[1] + box.top)]; })()"
+    )
+    y = page.evaluate(
+        "(() => { const box = document.querySelector('[data-curve=\"0-lower\"]').getBoundingClientRect();"
+        " return box.top + box.height / 2; })()"
+    )
+    page.mouse.move(x, y)
+    page.mouse.down()
+    times = [_move(page, x, rows[1 + number % 2]) for number in range(moves)]
+    page.mouse.up()
+    return times
+
+
+def _move(page: Any, x: float, y: float) -> float:
+    """Milliseconds of one move of the pointer that changes levels or ends."""
+    before = page.evaluate("times.length")
+    page.mouse.move(x, y)
+    while page.evaluate("times.length") == before:
+        time.sleep(0.005)
+    return float(page.evaluate("times[times.length - 1]"))
 
 
 def of_the_server(link: str, moves: int) -> list[float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sa2net.cli.options import CHAMPION, PATH, cli, load, quiet_option
+from sa2net.cli.options import CHAMPION, PATH, cli, counted, load, quiet_option
 
 
 class _SpacingOfOneOrTwo(click.Command):
@@ -104,4 +104,4 @@ def measure(
         progress=not quiet,
     )
     if not quiet:
-        click.echo(f"{done.measured} scans measured, {done.refused} refused, into {out}")
+        click.echo(f"{counted(done.measured)} measured, {done.refused} refused, into {out}")

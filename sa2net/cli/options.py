@@ -54,6 +54,11 @@ def load(params: Path | None, overrides: tuple[str, ...]) -> Config:
     return Config.load(params, overrides)
 
 
+def counted(scans: int) -> str:
+    """A number of scans in words."""
+    return f"{scans} scan{'' if scans == 1 else 's'}"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="sa2net")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on the way.")

@@ -189,7 +189,11 @@ def read_list(root: Path, split: str) -> ScanList:
 
 def read_table(root: Path) -> ScanTable:
     """Read `scans.csv`; what is wrong is kept in the table or its rows."""
-    path = root / SCANS_TABLE
+    return read_table_file(root / SCANS_TABLE)
+
+
+def read_table_file(path: Path) -> ScanTable:
+    """Read a table of the form of `scans.csv` that may lie anywhere."""
     if not os.path.lexists(path):
         return ScanTable()
     try:

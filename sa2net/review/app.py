@@ -7,25 +7,24 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException
 from fastapi.requests import Request
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 from starlette.types import ASGIApp
 
 from sa2net.config import MeasureConfig
-from sa2net.errors import DataError, Sa2NetError
+from sa2net.errors import Sa2NetError
 from sa2net.review.data_set import write_data_set
+from sa2net.review.decisions import Edit, Save, make_review, read_edit, saved_version, saved_versions
 from sa2net.review.exports import reviewed, table, to_pdf
 from sa2net.review.guard import Guard
-from sa2net.review.reading import HandCurve, HandLevel, Reading, read_levels
-from sa2net.review.record import Review, ReviewedCurve
-from sa2net.review.results import Measured, Results
+from sa2net.review.masks import corrected_mask
+from sa2net.review.reading import Reading
+from sa2net.review.results import Results, mask_as_png
 from sa2net.review.store import ConflictError, latest_review, save_review
 
 STATIC = Path(__file__).parent / "static"
@@ -36,24 +35,9 @@ _FILES = {path.name: path for path in sorted(STATIC.iterdir()) if path.suffix in
 T = TypeVar("T")
 
 
-class Edit(BaseModel):
-    """Levels as they are on the page, and end levels chosen by hand."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    levels: tuple[HandLevel, ...] = Field(max_length=60)
-    chosen: tuple[HandCurve, ...] = Field(default=(), max_length=20)
-
-
-class Save(Edit):
-    """A decision, and the version that the reader saw last."""
-
-    opened: int = Field(ge=0, le=9998)
-    decision: Literal["accepted", "corrected", "refused"]
-    reader: str = Field(min_length=1, max_length=200)
-    comment: str = Field(default="", max_length=4000)
-
-
-def make_app(results: Results, *, token: str, hosts: tuple[str, ...], cfg: MeasureConfig) -> ASGIApp:
+def make_app(
+    results: Results, *, token: str, hosts: tuple[str, ...], cfg: MeasureConfig, subjects: Path | None = None
+) -> ASGIApp:
     """The application, guarded.
 
     Args:
@@ -61,6 +45,7 @@ def make_app(results: Results, *, token: str, hosts: tuple[str, ...], cfg: Measu
         token: Secret of the link.
         hosts: Values of the `Host` header that are this server's.
         cfg: Limits of refusal for levels that were moved.
+        subjects: Table that names the subject of each scan, for the data set; None = none is known.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Sa2NetError, _say)
@@ -69,7 +54,7 @@ def make_app(results: Results, *, token: str, hosts: tuple[str, ...], cfg: Measu
     app.add_api_route("/favicon.ico", lambda: Response(status_code=204), methods=["GET"])
     app.add_api_route("/static/{name}", lambda name: _file(name), methods=["GET"])
     _add_scans(app, results, cfg)
-    _add_exports(app, results)
+    _add_exports(app, results, subjects)
     return Guard(app, token=token, hosts=hosts)
 
 
@@ -82,11 +67,13 @@ def _add_scans(app: FastAPI, results: Results, cfg: MeasureConfig) -> None:
     def scan(scan_id: str) -> dict[str, Any]:
         name, ids = _one(results.names, scan_id), list(results.names)
         place = ids.index(scan_id)
-        found = latest_review(results.root, name)
+        found, measured = latest_review(results.root, name), results.measured(name)
         return {
             "name": name,
-            "measurement": results.measured(name).measurement.model_dump(mode="json"),
+            "measurement": measured.measurement.model_dump(mode="json"),
             "review": found.review.model_dump(mode="json") if found.review else None,
+            "measured_again": found.review is not None and found.review.measure_sha256 != measured.sha256,
+            "versions": saved_versions(results, name, measured),
             "opened": found.newest,
             "problems": found.problems,
             "before": ids[place - 1] if place else None,
@@ -102,13 +89,25 @@ def _add_scans(app: FastAPI, results: Results, cfg: MeasureConfig) -> None:
     @app.post("/api/scans/{scan_id}/angles")
     def angles(scan_id: str, edit: Edit) -> dict[str, Any]:
         name = _one(results.names, scan_id)
-        return _reading_json(_read(results, name, results.measured(name), edit, cfg))
+        return _reading_json(read_edit(results, name, results.measured(name), edit, cfg))
+
+    @app.post("/api/scans/{scan_id}/mask")
+    def mask(scan_id: str, edit: Edit) -> Response:
+        name = _one(results.names, scan_id)
+        measurement = results.measured(name).measurement
+        content = mask_as_png(corrected_mask(results.mask(name), measurement, edit.levels))
+        return Response(content, media_type="image/png")
+
+    @app.get("/api/scans/{scan_id}/reviews/{version}")
+    def version(scan_id: str, version: int) -> dict[str, Any]:
+        name = _one(results.names, scan_id)
+        return saved_version(results, name, results.measured(name), version).model_dump(mode="json")
 
     @app.post("/api/scans/{scan_id}/reviews")
     def save(scan_id: str, given: Save) -> JSONResponse:
         name = _one(results.names, scan_id)
         measured = results.measured(name)
-        review = _review(results, name, measured, given, cfg)
+        review = make_review(results, name, measured, given, cfg)
         try:
             save_review(results.root, name, review, opened=given.opened)
         except ConflictError as error:
@@ -116,7 +115,7 @@ def _add_scans(app: FastAPI, results: Results, cfg: MeasureConfig) -> None:
         return JSONResponse({"version": review.version, "saved_at": review.saved_at.isoformat()}, 201)
 
 
-def _add_exports(app: FastAPI, results: Results) -> None:
+def _add_exports(app: FastAPI, results: Results, subjects: Path | None) -> None:
     @app.get("/api/review.csv")
     def csv_table() -> Response:
         return _download(table(reviewed(results)).encode(), "review.csv", "text/csv; charset=utf-8")
@@ -130,7 +129,7 @@ def _add_exports(app: FastAPI, results: Results) -> None:
         folder = tempfile.TemporaryDirectory(prefix="sa2net-review-")
         try:
             written = Path(folder.name) / _DATA_SET
-            write_data_set(results.root, written)
+            write_data_set(results.root, written, subjects=subjects)
             packed = written.with_suffix(".zip")
             with zipfile.ZipFile(packed, "w") as archive:  # pictures are packed already
                 for path in sorted(item for item in written.rglob("*") if item.is_file()):
@@ -141,71 +140,6 @@ def _add_exports(app: FastAPI, results: Results) -> None:
         return FileResponse(
             packed, media_type="application/zip", filename=packed.name, background=BackgroundTask(folder.cleanup)
         )
-
-
-def _read(results: Results, name: str, measured: Measured, edit: Edit, cfg: MeasureConfig) -> Reading:
-    measurement = measured.measurement
-    try:
-        band = results.band(name, measurement)
-        return read_levels(edit.levels, edit.chosen, measurement, band=band, cfg=cfg)
-    except ValueError as error:
-        raise DataError("the levels cannot be used", evidence=str(error), action="Load the page again.") from error
-
-
-def _review(results: Results, name: str, measured: Measured, given: Save, cfg: MeasureConfig) -> Review:
-    """The record of a decision; its angles are computed here and not taken from the page."""
-    curves: tuple[ReviewedCurve, ...] = ()
-    if given.decision != "refused":
-        curves = _curves(_read(results, name, measured, given, cfg))
-    try:
-        return Review(
-            version=given.opened + 1,
-            decision=given.decision,
-            reader=given.reader.strip(),
-            saved_at=datetime.now(UTC),
-            comment=given.comment,
-            measure_sha256=measured.sha256,
-            mask_source=measured.measurement.mask_source,
-            model=measured.measurement.model,
-            levels=given.levels,
-            chosen=given.chosen,
-            curves=curves,
-        )
-    except ValueError as error:
-        said = "these levels give no angle: the scan can be refused only" if not curves else str(error)
-        raise DataError(
-            "the review cannot be saved", evidence=said, action="Correct the levels, or refuse it."
-        ) from error
-
-
-def _curves(reading: Reading) -> tuple[ReviewedCurve, ...]:
-    """Curves with ends chosen by hand, where there are some; else those that were found."""
-    levels = reading.measurement.levels
-    if reading.chosen:
-        return tuple(
-            ReviewedCurve(
-                angle_deg=round(item.angle, 2),
-                interval_90_deg=(round(item.interval_90[0], 2), round(item.interval_90[1], 2)),
-                lines_deg=None if item.lines is None else round(item.lines, 2),
-                convex=item.convex,
-                upper_row=levels[item.curve.upper].middle[1],
-                lower_row=levels[item.curve.lower].middle[1],
-                ends="by hand",
-            )
-            for item in reading.chosen
-        )
-    return tuple(
-        ReviewedCurve(
-            angle_deg=curve.angle_deg,
-            interval_90_deg=curve.interval_90_deg,
-            lines_deg=curve.estimates.lines,
-            convex=curve.convex,
-            upper_row=curve.upper_row,
-            lower_row=curve.lower_row,
-            ends="automatic",
-        )
-        for curve in reading.measurement.curves
-    )
 
 
 def _reading_json(reading: Reading) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from sa2net.artifacts import file_sha256, read_json, write_text
 from sa2net.data.angles import ANGLES_COLUMNS, ANGLES_TABLE
 from sa2net.data.layout import (
     SCANS_TABLE,
+    ScanRow,
     list_path,
     mask_path,
     name_problem,
     read_mask,
     read_scan,
+    read_table_file,
     scan_path,
     write_png,
 )
@@ -45,22 +47,55 @@ class Exported:
     problems: tuple[str, ...]
 
 
-def write_data_set(results: Path, out: Path) -> Exported:
+def write_data_set(results: Path, out: Path, *, subjects: Path | None = None) -> Exported:
     """Write scans, corrected masks and angles of every scan whose latest review accepts or corrects it.
 
-    A fifth of the scans, drawn by the hash of their names, goes to `test`, the others to `train`. The subjects are not
-    known: each scan counts as a subject of its own until a person fills in `scans.csv` and looks at the lists. A name
-    that a data set cannot hold is replaced by one made of its hash.
+    A fifth of the subjects, drawn by the hash of their names, goes to `test` with all their scans, the others to
+    `train`. Where no table names the subjects, each scan counts as a subject of its own until a person fills in
+    `scans.csv` and looks at the lists. A name that a data set cannot hold is replaced by one made of its hash.
 
     Args:
         results: Folder that `sa2net measure` wrote.
         out: New data root; absent or empty.
+        subjects: Table of the form of `scans.csv`: at least `name` and `subject` of every scan; `device` is kept too.
 
     Raises:
-        DataError: Fewer than three scans are accepted or corrected, or `out` is not empty.
+        DataError: Fewer than three scans (or subjects) are accepted or corrected, `out` is not empty, or the table
+            cannot be read or lacks a scan.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not an empty folder", action="Name a new one.")
+    reviews, problems = _usable(results)
+    known = {name: ScanRow(subject=name) for name in reviews} if subjects is None else _rows(subjects, reviews)
+    in_test = _drawn(results, known)
+    names = {name: name if not name_problem(name) else f"scan_{_digest(name)[:12]}" for name in reviews}
+    scans: list[Sequence[object]] = []
+    angles: list[Sequence[object]] = []
+    for name, review in reviews.items():
+        plain, split = names[name], "test" if in_test[name] else "train"
+        measured, scan, mask = _read(results, name, review)
+        write_png(scan_path(out, split, plain), scan)
+        write_png(mask_path(out, split, plain), corrected_mask(mask, measured, review.levels))
+        person, device = (plain, "") if subjects is None else (known[name].subject, known[name].device)
+        scans.append((plain, person, device, measured.spacing.x_mm or "", measured.spacing.y_mm or ""))
+        angles += [
+            (plain, curve.angle_deg, curve.convex, curve.upper_row, curve.lower_row, curve.ends)
+            for curve in review.curves
+        ]
+    for split, wanted in (("train", False), ("test", True)):
+        listed = [names[name] for name in reviews if in_test[name] is wanted]
+        write_text(list_path(out, split), "".join(f"{name}\n" for name in listed))
+    write_text(out / SCANS_TABLE, _table(("name", "subject", "device", "spacing_x_mm", "spacing_y_mm"), scans))
+    write_text(out / ANGLES_TABLE, _table((*ANGLES_COLUMNS, "ends"), angles))
+    return Exported(names, problems)
+
+
+def _usable(results: Path) -> tuple[dict[str, Review], tuple[str, ...]]:
+    """The latest review of each scan that can be written, and why others cannot.
+
+    Raises:
+        DataError: They are too few.
+    """
     problems: list[str] = []
     reviews: dict[str, Review] = {}
     for path in sorted(results.glob(f"*{RESULT}")):
@@ -74,30 +109,53 @@ def write_data_set(results: Path, out: Path) -> Exported:
             problems.append(f"{name!r}: {error}")
     if len(reviews) < _FEWEST:
         raise DataError(
-            f"{results} holds {len(reviews)} scans that were accepted or corrected, a data set needs {_FEWEST}",
+            f"{results} holds {len(reviews)} scan{'' if len(reviews) == 1 else 's'} accepted or corrected, a data set needs {_FEWEST}",
             evidence="; ".join(problems[:3]),
             action="Review more scans: train, val and test need one each.",
         )
-    drawn = sorted(reviews, key=_digest)[: max(1, round(_TEST_SHARE * len(reviews)))]
-    names = {name: name if not name_problem(name) else f"scan_{_digest(name)[:12]}" for name in reviews}
-    scans: list[Sequence[object]] = []
-    angles: list[Sequence[object]] = []
-    for name, review in reviews.items():
-        plain, split = names[name], "test" if name in drawn else "train"
-        measured, scan, mask = _read(results, name, review)
-        write_png(scan_path(out, split, plain), scan)
-        write_png(mask_path(out, split, plain), corrected_mask(mask, measured, review.levels))
-        scans.append((plain, plain, "", measured.spacing.x_mm or "", measured.spacing.y_mm or ""))
-        angles += [
-            (plain, curve.angle_deg, curve.convex, curve.upper_row, curve.lower_row, curve.ends)
-            for curve in review.curves
-        ]
-    for split, wanted in (("train", False), ("test", True)):
-        listed = [names[name] for name in reviews if (name in drawn) is wanted]
-        write_text(list_path(out, split), "".join(f"{name}\n" for name in listed))
-    write_text(out / SCANS_TABLE, _table(("name", "subject", "device", "spacing_x_mm", "spacing_y_mm"), scans))
-    write_text(out / ANGLES_TABLE, _table((*ANGLES_COLUMNS, "ends"), angles))
-    return Exported(names, tuple(problems))
+    return reviews, tuple(problems)
+
+
+def _drawn(results: Path, known: Mapping[str, ScanRow]) -> dict[str, bool]:
+    """Whether each scan goes to `test`: all scans of a subject together.
+
+    Raises:
+        DataError: The subjects are too few.
+    """
+    people = sorted({row.subject for row in known.values()}, key=_digest)
+    if len(people) < _FEWEST:
+        raise DataError(
+            f"{results} holds {len(known)} scans accepted or corrected, of {len(people)} subject{'' if len(people) == 1 else 's'}",
+            evidence=f"a data set that is split by subject needs {_FEWEST}: train, val and test one each",
+            action="Review scans of more subjects, or mend the table of the subjects.",
+        )
+    in_test = people[: max(1, round(_TEST_SHARE * len(people)))]
+    return {name: row.subject in in_test for name, row in known.items()}
+
+
+def _rows(path: Path, names: Iterable[str]) -> dict[str, ScanRow]:
+    """What the table says of each scan.
+
+    Raises:
+        DataError: It cannot be read, or says nothing, too much or nonsense of one of the scans.
+    """
+    table = read_table_file(path)
+    problem = table.problem if table.present else "is not there"
+    if problem:
+        raise DataError(f"{path} {problem}", action=table.cure or "Name the table of the subjects.")
+    wanted = list(names)
+    faults = [f"{name!r} has no row" for name in wanted if name not in table.rows]
+    faults += [f"{name!r} has several rows" for name in wanted if name in table.repeated]
+    faults += [
+        f"{name!r} {table.rows[name].problem}" for name in wanted if name in table.rows and table.rows[name].problem
+    ]
+    if faults:
+        raise DataError(
+            f"{path} does not name the subject of {len(faults)} of {len(wanted)} scans",
+            evidence="; ".join(faults[:3]),
+            action="Give every reviewed scan one row with its name and subject.",
+        )
+    return {name: table.rows[name] for name in wanted}
 
 
 def _read(results: Path, name: str, review: Review) -> tuple[Measurement, Picture, Picture]:

@@ -28,6 +28,7 @@ COLUMNS = (
     "reader",
     "saved_at",
     "version",
+    "based_on",
     "angle_deg",
     "interval_low_deg",
     "interval_high_deg",
@@ -110,6 +111,7 @@ def _decision(review: Review) -> dict[str, object]:
         "reader": review.reader,
         "saved_at": review.saved_at.isoformat(timespec="seconds"),
         "version": review.version,
+        "based_on": "" if review.based_on is None else review.based_on,
         "curves": len(review.curves),
         "comment": review.comment,
     }

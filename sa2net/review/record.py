@@ -28,8 +28,15 @@ class Review(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     version: int = Field(ge=1, le=9999)
+    based_on: int | None = Field(
+        default=None,
+        ge=0,
+        le=9998,
+        description="version that was on the page: accepted as it is, or corrected; 0 = the measurement as it came; "
+        "null in files of schema version 1",
+    )
     decision: Literal["accepted", "corrected", "refused"]
     reader: str = Field(min_length=1, max_length=200)
     saved_at: AwareDatetime = Field(description="UTC")
@@ -49,6 +56,10 @@ class Review(BaseModel):
             raise ValueError("the time is not in UTC")
         if not self.reader.strip():
             raise ValueError("the reader has no name")
+        if (self.based_on is None) is not (self.schema_version == 1):
+            raise ValueError("schema version 2 says what a review is based on, schema version 1 does not")
+        if self.based_on is not None and self.based_on >= self.version:
+            raise ValueError(f"version {self.version} cannot be based on version {self.based_on}")
         if self.decision == "refused" and self.curves:
             raise ValueError("a refused scan holds no angle")
         if self.decision != "refused" and not self.curves:

@@ -102,11 +102,7 @@ class Results:
 
     def mask_png(self, name: str) -> bytes:
         """The label map in the colours of its classes, background transparent."""
-        colours = np.zeros((256, 4), np.uint8)
-        for item in FOREGROUND:
-            colours[item.id] = (*item.colour, 255)
-        colours[IGNORE_INDEX] = (*_IGNORED, 255)
-        return _png(Image.fromarray(colours[self.mask(name)]))
+        return mask_as_png(self.mask(name))
 
     def thumbnail(self, name: str) -> bytes:
         """The scan, small; the last few hundred are kept in memory."""
@@ -127,6 +123,15 @@ class Results:
 def scan_id(name: str) -> str:
     """What a scan is called in addresses: nothing of its name, which may be anything."""
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def mask_as_png(mask: npt.NDArray[np.uint8]) -> bytes:
+    """A label map (H, W) in the colours of its classes, background transparent."""
+    colours = np.zeros((256, 4), np.uint8)
+    for item in FOREGROUND:
+        colours[item.id] = (*item.colour, 255)
+    colours[IGNORE_INDEX] = (*_IGNORED, 255)
+    return _png(Image.fromarray(colours[mask]))
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 
@@ -39,13 +40,16 @@ class ReviewServer:
 
 
 @contextmanager
-def review_server(results: Results, cfg: MeasureConfig, *, port: int = 0) -> Iterator[ReviewServer]:
+def review_server(
+    results: Results, cfg: MeasureConfig, *, port: int = 0, subjects: Path | None = None
+) -> Iterator[ReviewServer]:
     """Bind a server to the loopback address.
 
     Args:
         results: What is reviewed.
         cfg: Limits of refusal for levels that were moved.
         port: 0 = a free one.
+        subjects: Table that names the subject of each scan, for the data set.
 
     Raises:
         ConfigError: The port is taken.
@@ -63,7 +67,7 @@ def review_server(results: Results, cfg: MeasureConfig, *, port: int = 0) -> Ite
     with listener:
         address = f"{LOOPBACK}:{listener.getsockname()[1]}"
         token = secrets.token_urlsafe(24)
-        app = make_app(results, token=token, hosts=(address,), cfg=cfg)
+        app = make_app(results, token=token, hosts=(address,), cfg=cfg, subjects=subjects)
         # No access log: the link holds the token. One process, so that saves are ordered by the file system alone.
         settings = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, ws="none")
         yield ReviewServer(f"http://{address}{OPEN}?token={token}", uvicorn.Server(settings), listener)

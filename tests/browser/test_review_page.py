@@ -75,7 +75,27 @@ class Tab:
         self.page.fill("#reader", reader)
         self.page.click(button)
         self.until(lambda: bool(self.page.text_content("#saved")))
-        return str(self.page.text_content("#saved"))
+        self.settled()
+        return self.text("#saved")
+
+    def text(self, part: str) -> str:
+        return str(self.page.text_content(part))
+
+    def pull(self, end: str, down: float) -> None:
+        """Drag the handle of an end of a curve."""
+        box = self.page.locator(f"[data-curve='{end}']").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x, y + down, steps=6)
+        self.page.mouse.up()
+        self.settled()
+
+    def handles(self) -> dict[str, str]:
+        """What a screen reader says of each handle."""
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        found = self.page.locator(".end:visible").all()
+        return {item.get_attribute("data-curve"): item.get_attribute("aria-valuetext") for item in found}
 
 
 @pytest.fixture
@@ -110,7 +130,7 @@ def test_drag_save_reopen(tab: Tab, folder: Path) -> None:
     tab.page.reload()
     tab.ready()
     assert tab.page.text_content("#angle") == after
-    assert "corrected by Dr Who" in str(tab.page.text_content("#saved"))
+    assert "Version 1 (newest): corrected by Dr Who" in tab.text("#looking")
     saved = read_review(folder / "reviews" / "severe" / "0001.json")
     assert f"{max(curve.angle_deg for curve in saved.curves):.1f}°" in str(after)
     tab.page.get_by_role("link", name="All scans").click()
@@ -144,12 +164,15 @@ def test_ends_are_moved_and_chosen_by_keys(tab: Tab) -> None:
     tab.settled()
     assert tab.page.evaluate("state.levels[2].left[1]") == pytest.approx(before + 29)
     assert tab.page.evaluate("document.activeElement.dataset.end") == "2-left"
-    choice = tab.page.get_by_label("lower end of curve 1")
+    choice = tab.page.get_by_label("lower end of curve 1", exact=True)
     labels = choice.locator("option").all_text_contents()
     choice.select_option(label=labels[-2])
     tab.until(lambda: tab.page.is_visible("#automatic"))
     tab.settled()
-    assert tab.page.get_by_label("lower end of curve 1").evaluate("item => item.selectedOptions[0].text") == labels[-2]
+    assert (
+        tab.page.get_by_label("lower end of curve 1", exact=True).evaluate("item => item.selectedOptions[0].text")
+        == labels[-2]
+    )
     tab.page.click("#automatic")
     tab.until(lambda: not tab.page.is_visible("#automatic"))
 
@@ -256,6 +279,15 @@ def test_a_finger_drags_an_end_and_the_page_fits_a_tablet(browser: Any, folder: 
         finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         tab.settled()
         assert tab.page.text_content("#angle") != before
+        ends = tab.page.evaluate("endsNow()[1]")
+        box = tab.page.locator("[data-curve='1-upper']").bounding_box()
+        x, y = box["x"] + 14, box["y"] + 14
+        for kind, down in (("touchStart", 0.0), ("touchMove", 30.0), ("touchMove", 60.0)):
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y + down}]})
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        tab.settled()
+        assert tab.page.evaluate("endsNow()[1]")["upper"] > ends["upper"]
+        assert tab.page.evaluate("view.moved") is False  # the picture stayed where it was
         background = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(map(int, background.strip("rgb()").split(","))) < 150
         context.close()
@@ -272,3 +304,174 @@ def test_a_level_is_removed_and_comes_back(tab: Tab) -> None:
     tab.until(lambda: tab.page.text_content("#angle") == before)
     assert tab.page.locator("#levels tbody tr").count() == count
     assert tab.page.is_enabled("#accept")
+
+
+def test_ends_of_curves_are_dragged_from_level_to_level(tab: Tab, folder: Path) -> None:
+    tab.open("severe")
+    before = tab.handles()
+    assert set(before) == {"0-upper", "0-lower", "1-upper", "1-lower"}
+    row = tab.page.evaluate("view.toCanvas([0, order()[8].level.middle[1]])[1]")
+    now = tab.page.evaluate("view.toCanvas([0, shownCurves()[0].rows[1]])[1]")
+    started = time.monotonic()
+    tab.pull("0-lower", row - now + 4)  # a little beside a level: it snaps
+    assert time.monotonic() - started < SLOWEST
+    assert tab.page.evaluate("state.chosen[0].lower") == 8
+    assert tab.page.evaluate("view.toCanvas([0, shownCurves()[0].rows[1]])[1]") == pytest.approx(row, abs=0.5)
+    label = tab.page.evaluate("measured.measurement.levels[8].label")
+    angle = tab.page.evaluate("measured.chosen[0].angle")
+    after = tab.handles()
+    assert after["0-lower"] == f"{label}, angle {angle:.1f}\u00b0"
+    assert after["0-lower"] != before["0-lower"]
+    assert tab.page.get_by_label("lower end of curve 1", exact=True).locator("option:checked").text_content() == label
+    tab.pull("0-lower", -2000.0)  # an end never passes the other one
+    chosen = tab.page.evaluate("state.chosen[0]")
+    assert chosen["lower"] == chosen["upper"] + 1
+    tab.page.click("#undo")
+    assert tab.page.evaluate("state.chosen[0].lower") == 8
+    tab.page.click("#undo")
+    tab.settled()
+    assert tab.handles() == before
+    assert not tab.page.evaluate("dirty")
+    tab.page.click("#redo")
+    assert "corrected" in tab.save("#correct")
+    saved = read_review(folder / "reviews" / "severe" / "0001.json")
+    assert (saved.chosen[0].lower, saved.curves[0].ends) == (8, "by hand")
+    assert saved.curves[0].angle_deg == pytest.approx(angle, abs=0.01)
+
+
+def test_ends_of_curves_are_moved_by_keys_and_named(tab: Tab) -> None:
+    tab.open("severe")
+    handle = tab.page.get_by_role("slider", name="lower end of curve 1")
+    place = int(handle.get_attribute("aria-valuenow"))
+    handle.focus()
+    tab.page.keyboard.press("ArrowUp")
+    tab.page.keyboard.press("ArrowUp")
+    tab.page.keyboard.press("ArrowDown")
+    tab.settled()
+    tab.handles()
+    assert int(handle.get_attribute("aria-valuenow")) == place - 1
+    assert tab.page.evaluate("document.activeElement.dataset.curve") == "0-lower"
+    assert tab.page.evaluate("past.length") == 3
+    tab.page.uncheck("#lines")
+    assert tab.handles() == {}
+
+
+def test_a_level_is_added_by_a_click_and_dragged(tab: Tab, folder: Path) -> None:
+    tab.open("severe")
+    count = tab.page.evaluate("state.levels.length")
+    tab.page.locator("#levels tbody tr").nth(5).get_by_role("button", name="Remove").click()
+    tab.settled()
+    gone = tab.page.evaluate("JSON.parse(bases.get(0)).levels[5]")
+    tab.page.click("#add")
+    x, y = tab.page.evaluate(
+        f"(() => {{ const at = view.toCanvas({gone['middle']}), box = canvas.getBoundingClientRect();"
+        " return [at[0] + box.left, at[1] + box.top]; })()"
+    )
+    tab.page.mouse.click(x, y)
+    tab.settled()
+    assert tab.page.evaluate("state.levels.length") == count
+    assert tab.page.get_attribute("#add", "aria-pressed") == "false"
+    added = tab.page.evaluate("state.levels[state.levels.length - 1]")
+    assert (added["origin"], added["kind"]) == (None, gone["kind"])
+    assert added["middle"] == pytest.approx(gone["middle"], abs=12.0)
+    assert tab.page.evaluate("order()[5].index") == count - 1  # the right place in the row
+    near = [tab.page.evaluate(f"measured.measurement.levels[{place}].tilt_deg") for place in (4, 5, 6)]
+    assert min(near[0], near[2]) - 6 < near[1] < max(near[0], near[2]) + 6
+    tab.drag(count - 1, "left", 10)
+    tab.settled()
+    assert tab.page.evaluate(f"state.levels[{count - 1}].left[1]") > added["left"][1] + 5
+    tab.page.click("#undo")
+    tab.page.click("#undo")
+    assert tab.page.evaluate("state.levels.length") == count - 1
+    tab.page.click("#redo")
+    tab.settled()
+    tab.until(lambda: "as it will be exported" in tab.text("#mask-note"))
+    assert "corrected" in tab.save("#correct")
+    levels = read_review(folder / "reviews" / "severe" / "0001.json").levels
+    assert [level.origin for level in levels if level.origin in (5, None)] == [None]
+
+
+def test_a_level_is_added_by_keys_and_ends_stay_at_their_levels(tab: Tab) -> None:
+    tab.open("severe")
+    tab.page.get_by_label("lower end of curve 1", exact=True).select_option(index=9)
+    tab.settled()
+    names = "(() => { const rows = order(); return state.chosen.map(({ upper, lower }) => [rows[upper].index, rows[lower].index]); })()"
+    before = tab.page.evaluate(names)
+    count = tab.page.evaluate("state.levels.length")
+    tab.page.locator("#canvas").focus()
+    tab.page.keyboard.press("a")
+    tab.page.keyboard.press("Escape")
+    assert tab.page.evaluate("mark") is None
+    tab.page.keyboard.press("a")
+    row = tab.page.evaluate("mark[1]")
+    tab.page.keyboard.press("ArrowDown")
+    assert tab.page.evaluate("mark[1]") == pytest.approx(row + 5)
+    tab.page.keyboard.press("Enter")
+    tab.settled()
+    assert tab.page.evaluate("state.levels.length") == count + 1
+    assert tab.page.evaluate("document.activeElement.dataset.end") == f"{count}-left"
+    assert tab.page.evaluate(names) == before
+    tab.page.click("#add")
+    tab.page.keyboard.press("ArrowDown")
+    tab.page.evaluate("mark = copy(state.levels[3].middle)")
+    tab.page.keyboard.press("Enter")
+    assert "there already" in tab.text("#adding")
+    assert tab.page.evaluate("state.levels.length") == count + 1
+
+
+def test_a_corrected_scan_is_opened_again_and_accepted(tab: Tab, folder: Path) -> None:
+    tab.open("severe")
+    assert "The measurement as it came, not decided yet" in tab.text("#looking")
+    as_measured = tab.text("#angle")
+    tab.drag(3, "left", 12)
+    tab.settled()
+    assert "Changed, not saved" in tab.text("#looking")
+    corrected = tab.text("#angle")
+    tab.save("#correct", "first")
+    tab.page.reload()
+    tab.ready()
+    assert tab.text("#accept") == "Accept version 1"
+    assert tab.page.input_value("#reader") == "first"  # of this browser
+    assert "accepted, as version 1" in tab.save("#accept", "second")
+    assert "Version 2 (newest): accepted by second" in tab.text("#looking")
+    tab.page.select_option("#version", "0")
+    tab.settled()
+    tab.until(lambda: tab.text("#angle") == as_measured)
+    assert "the newest is version 2" in tab.text("#looking")
+    assert tab.text("#accept") == "Accept as measured"
+    assert tab.text("#mask-note") == "Mask: as measured"
+    tab.page.click("#undo")  # looking at another version is a step like any other
+    tab.until(lambda: tab.text("#angle") == corrected)
+    tab.page.select_option("#version", "0")
+    tab.settled()
+    assert "as the measurement as it came" in tab.save("#accept", "third")
+    saved = [read_review(path) for path in sorted((folder / "reviews" / "severe").iterdir())]
+    assert [(item.decision, item.reader, item.based_on) for item in saved] == [
+        ("corrected", "first", 0),
+        ("accepted", "second", 1),
+        ("accepted", "third", 0),
+    ]
+    assert saved[1].levels == saved[0].levels != saved[2].levels
+    tab.page.reload()
+    tab.ready()
+    assert "Version 3 (newest)" in tab.text("#looking")
+    tab.page.select_option("#version", "1")
+    tab.until(lambda: tab.text("#angle") == corrected)
+    assert "Version 1: corrected by first" in tab.text("#looking")
+
+
+def test_a_scan_that_was_measured_again_is_decided_again(tab: Tab, folder: Path) -> None:
+    tab.open("mild")
+    tab.drag(3, "left", 12)
+    tab.settled()
+    tab.save("#correct")
+    path = folder / "mild.measure.json"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    tab.page.reload()
+    tab.ready()
+    assert "about an earlier measurement" in tab.text("#saved")
+    assert "The measurement as it came" in tab.text("#looking")
+    assert not tab.page.evaluate("dirty")
+    assert "version 2: accepted" in tab.save("#accept")
+    review = read_review(folder / "reviews" / "mild" / "0002.json")
+    assert (review.based_on, review.decision) == (0, "accepted")

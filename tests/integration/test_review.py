@@ -1,5 +1,6 @@
 """The review page's server: who may ask, what is saved, what happens to bad requests and hostile names."""
 
+import copy
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from review_cases import HOSTILE, Reader, copy_results, edit_of, serving, write_results
 
 from sa2net.__main__ import main
@@ -289,3 +291,61 @@ def test_the_verb_exports_and_says_what_is_missing(
     assert (tmp_path / "out" / "review.pdf").read_bytes().startswith(b"%PDF")
     rows = list(csv.DictReader((tmp_path / "out" / "review.csv").open(encoding="utf-8", newline="")))
     assert [(row["scan"], row["decision"]) for row in rows] == [("mild", ""), ("severe", "")]
+
+
+def test_what_was_accepted_is_what_had_been_shown(reader: Reader, folder: Path) -> None:
+    scan_id = reader.scans()["mild"]["id"]
+    address = f"/api/scans/{scan_id}/reviews"
+    scan = reader.get(f"/api/scans/{scan_id}")
+    assert (scan["versions"], scan["measured_again"]) == ([], False)
+    moved = copy.deepcopy(edit_of(scan, **SAVE))
+    moved["levels"][2]["left"][1] += 9.0
+    status, _, body = reader.ask("POST", address, {**moved, "decision": "accepted"})
+    assert (status, "Save it as a correction" in json.loads(body)["error"]) == (422, True)
+    assert reader.ask("POST", address, moved)[0] == 201
+    accepted = {**moved, "decision": "accepted", "opened": 1, "reader": "second"}
+    assert reader.ask("POST", address, accepted)[0] == 422  # the measurement as it came holds other levels
+    assert reader.ask("POST", address, {**accepted, "based_on": 1})[0] == 201
+    assert reader.ask("POST", address, edit_of(scan, **{**SAVE, "opened": 2, "decision": "accepted"}))[0] == 201
+    reviews = [read_review(folder / "reviews" / "mild" / f"000{number}.json") for number in (1, 2, 3)]
+    assert [item.based_on for item in reviews] == [0, 1, 0]
+    assert reviews[1].levels == reviews[0].levels != reviews[2].levels
+    versions = reader.get(f"/api/scans/{scan_id}")["versions"]
+    assert [(item["version"], item["decision"]) for item in versions] == [
+        (3, "accepted"),
+        (2, "accepted"),
+        (1, "corrected"),
+    ]
+    assert reader.get(f"{address}/1")["levels"] == json.loads(json.dumps(moved["levels"]))
+    assert reader.ask("GET", f"{address}/4")[0] == 422
+    rows = {row["scan"]: row for row in csv.DictReader(io.StringIO(reader.ask("GET", "/api/review.csv")[2].decode()))}
+    assert (rows["mild"]["version"], rows["mild"]["based_on"]) == ("3", "0")
+
+
+def test_a_review_of_an_earlier_measurement_is_not_shown_as_one_of_this(reader: Reader, folder: Path) -> None:
+    scan_id = reader.scans()["mild"]["id"]
+    save = edit_of(reader.get(f"/api/scans/{scan_id}"), **SAVE)
+    assert reader.ask("POST", f"/api/scans/{scan_id}/reviews", save)[0] == 201
+    path = folder / "mild.measure.json"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    scan = reader.get(f"/api/scans/{scan_id}")
+    assert (scan["versions"], scan["measured_again"], scan["opened"]) == ([], True, 1)
+    status, _, body = reader.ask("GET", f"/api/scans/{scan_id}/reviews/1")
+    assert (status, "measured again since" in json.loads(body)["error"]) == (422, True)
+
+
+def test_the_mask_follows_the_lines_as_it_does_in_the_data_set(reader: Reader, folder: Path) -> None:
+    scan_id = reader.scans()["mild"]["id"]
+    edit = edit_of(reader.get(f"/api/scans/{scan_id}"))
+    first = reader.ask("GET", f"/api/scans/{scan_id}/mask.png")[2]
+    assert reader.ask("POST", f"/api/scans/{scan_id}/mask", edit)[2] == first
+    gone = edit["levels"].pop(3)
+    colours = np.asarray(Image.open(io.BytesIO(reader.ask("POST", f"/api/scans/{scan_id}/mask", edit)[2])))
+    x, y = (round(value) for value in gone["left"])
+    assert np.asarray(Image.open(io.BytesIO(first)))[y, x, 3] == 255
+    assert colours[y, x, 3] == 0
+    x, y = 5, 5
+    added = {"origin": None, "kind": "process", "middle": [x + 50, y], "left": [x, y], "right": [x + 100, y]}
+    edit["levels"].append(added)
+    colours = np.asarray(Image.open(io.BytesIO(reader.ask("POST", f"/api/scans/{scan_id}/mask", edit)[2])))
+    assert tuple(colours[y, x]) == (200, 200, 200, 255)

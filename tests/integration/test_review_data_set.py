@@ -1,5 +1,6 @@
 """Reviews come out as a data set that `sa2net validate` passes."""
 
+import csv
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +53,7 @@ def decide(folder: Path, name: str, decision: str) -> None:
     )  # fmt: skip
     review = Review(
         version=1, decision=decision, reader="A. Reader", saved_at=datetime.now(UTC), comment="",
-        measure_sha256=file_sha256(path), mask_source=measured.mask_source, model=measured.model, levels=tuple(levels), chosen=(),
+        measure_sha256=file_sha256(path), mask_source=measured.mask_source, model=measured.model, based_on=0, levels=tuple(levels), chosen=(),
         curves=() if decision == "refused" else (reviewed,),
     )  # fmt: skip
     save_review(folder, name, review, opened=0)
@@ -91,3 +92,63 @@ def test_nothing_reviewed_and_a_full_folder_are_errors(results: Path, tmp_path: 
         write_data_set(tmp_path, tmp_path / "set")
     with pytest.raises(DataError, match="not an empty folder"):
         write_data_set(results, results)
+
+
+def subjects_of(folder: Path, *rows: str, columns: str = "name,subject,device") -> Path:
+    path = folder / "people.csv"
+    path.write_text("\n".join([columns, *rows, ""]), encoding="utf-8")
+    return path
+
+
+def test_no_subject_is_in_train_and_test(results: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "out"
+    shutil.copytree(results, copy)
+    names = [f"scan{number}" for number in range(5)]
+    for name in names:  # of the accepted scan, under new names
+        for pattern in ("{}.measure.json", "scans/{}.png", "masks/{}_bone_3.png"):
+            shutil.copy(copy / pattern.format("first"), copy / pattern.format(name))
+        shutil.copytree(copy / "reviews" / "first", copy / "reviews" / name)
+    table = subjects_of(
+        tmp_path,
+        "first,ada,probe",
+        "=second,ada,probe",
+        "third,ada,",
+        *(f"{name},bob" for name in names[:3]),
+        "scan3,cy",
+        "scan4,dan",
+    )
+    assert run("review", copy, "--export", tmp_path / "set", "--subjects", table) == 0
+    root = tmp_path / "set" / "scoliosis3classes"
+    with (root / "scans.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {row["name"]: row for row in csv.DictReader(stream)}
+    assert (rows["first"]["subject"], rows["first"]["device"], rows["scan0"]["subject"]) == ("ada", "probe", "bob")
+    people = [
+        {rows[name]["subject"] for name in (root / f"{split}.txt").read_text().split()} for split in ("train", "test")
+    ]
+    assert people[0].isdisjoint(people[1])
+    assert people[0] | people[1] == {"ada", "bob", "cy", "dan"}
+    assert all(people)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (("first,ada", "=second,bob"), "'third' has no row"),
+        (("first,ada", "=second,bob", "third,cy", "third,dan"), "'third' has several rows"),
+        (("first,ada", "=second,bob", "third,"), "'third' has no subject"),
+        (("first,ada", "=second,bob", "third,ada"), "of 2 subjects"),
+    ],
+)
+def test_subjects_that_are_not_known_or_too_few_are_errors(
+    results: Path, tmp_path: Path, rows: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        write_data_set(results, tmp_path / "set", subjects=subjects_of(tmp_path, *rows))
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_table_of_subjects_that_is_none_is_an_error(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not there"):
+        write_data_set(results, tmp_path / "set", subjects=tmp_path / "people.csv")
+    with pytest.raises(DataError, match="lacks the column subject"):
+        write_data_set(results, tmp_path / "set", subjects=subjects_of(tmp_path, "first,ada", columns="name,person"))

@@ -1,5 +1,6 @@
 """A reader's levels and decisions: angles follow from the library, versions are never overwritten."""
 
+import json
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from spine_cases import draw
 
+from sa2net.cli.options import counted
 from sa2net.config import MeasureConfig
 from sa2net.errors import DataError
 from sa2net.review import ConflictError, HandCurve, Review, latest_review, read_levels, save_review
@@ -38,7 +40,7 @@ def measured():
 
 def review(version: int = 1, **changes: object) -> Review:
     fields = {
-        "version": version, "decision": "corrected", "reader": "A. Reader", "saved_at": datetime.now(UTC), "comment": "",
+        "version": version, "based_on": 0, "decision": "corrected", "reader": "A. Reader", "saved_at": datetime.now(UTC), "comment": "",
         "measure_sha256": "0" * 64, "mask_source": "given", "model": ModelIdentity(), "levels": (), "chosen": (), "curves": (CURVE,),
     }  # fmt: skip
     return Review.model_validate({**fields, **changes})
@@ -138,6 +140,17 @@ def test_a_damaged_version_is_named_and_keeps_its_number(tmp_path: Path) -> None
         save_review(tmp_path, "a", review(2), opened=1)
 
 
+def test_a_file_of_the_first_schema_is_still_read(tmp_path: Path) -> None:
+    path = save_review(tmp_path, "a", review(), opened=0)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["based_on"]
+    path.write_text(json.dumps({**content, "schema_version": 1}), encoding="utf-8")
+    latest = latest_review(tmp_path, "a")
+    assert latest.problems == ()
+    assert latest.review is not None
+    assert latest.review.based_on is None
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "..\\b"])
 def test_a_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="no name of a scan"):
@@ -153,8 +166,15 @@ def test_a_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
         {"saved_at": datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=2)))},
         {"comment": "x" * 4001},
         {"version": 0},
+        {"based_on": 1},
+        {"based_on": None},
+        {"schema_version": 1},
     ],
 )
 def test_a_review_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         review(**changes)
+
+
+def test_one_scan_is_no_scans() -> None:
+    assert [counted(number) for number in (0, 1, 2)] == ["0 scans", "1 scan", "2 scans"]

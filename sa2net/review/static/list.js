@@ -47,7 +47,7 @@ function show() {
     cell(row, scan.problems.length ? scan.problems.join("; ") : [scan.decision, scan.reader].filter(Boolean).join(", "));
     cell(row, degrees(scan.reviewed), "number");
   }
-  document.querySelector("#count").textContent = `${shown.length} of ${scans.length} scans`;
+  document.querySelector("#count").textContent = `${shown.length} of ${scans.length} scan${scans.length === 1 ? "" : "s"}`;
   for (const button of document.querySelectorAll("thead button")) {
     const sorted = button.dataset.key === key;
     button.closest("th").setAttribute("aria-sort", sorted ? (rising ? "ascending" : "descending") : "none");

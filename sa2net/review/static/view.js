@@ -50,6 +50,13 @@ class View {
     this.draw();
   }
 
+  // Bring a row of the scan into sight.
+  reveal(row) {
+    const y = this.toCanvas([0, row])[1];
+    const height = this.canvas.clientHeight;
+    if (y < 12 || y > height - 12) this.pan(0, height / 2 - y);
+  }
+
   toScan([x, y]) {
     return [(x - this.origin[0]) / this.scale - 0.5, (y - this.origin[1]) / this.scale - 0.5];
   }
