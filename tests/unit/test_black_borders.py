@@ -75,7 +75,9 @@ def test_borders_move_the_prediction_and_change_nothing_else(folder: Path, mode:
 
 @settings(max_examples=10, deadline=None, database=None)
 @given(BORDERS)
-def test_a_sweep_that_touches_the_edge_is_seen_in_the_same_way(folder: Path, borders: tuple[int, int, int, int]) -> None:
+def test_a_sweep_that_touches_the_edge_is_seen_in_the_same_way(
+    folder: Path, borders: tuple[int, int, int, int]
+) -> None:
     predictor = load(folder, "whole")
     scan = dashed()[12:, 20:-20]
     assert scan[:, 0].any()
