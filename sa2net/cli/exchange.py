@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sa2net.cli.options import PATH, cli, data_option, quiet_option
+from sa2net.cli.options import PATH, cli, data_option, load, quiet_option, settings_options
 
 
 @cli.command("export-nnunet")
@@ -32,3 +32,26 @@ def export_nnunet(data: Path, out: Path, split_from: Path | None, number: int, n
         ignored = "; ignored pixels are label 4" if result.ignored else ""
         click.echo(f"{result.train} train, {result.val} val, {result.test} test scans in {result.folder}{ignored}")
         click.echo("pixel sizes are not kept: PNG files of nnU-Net have none")
+
+
+@cli.command("score-masks")
+@data_option
+@click.option("--masks", type=PATH, required=True, help="Folder of label maps: NAME.png or NAME_bone_3.png.")
+@click.option("--out", type=PATH, required=True, help="Folder to write: scores, tables, report.")
+@settings_options
+@quiet_option
+def score_masks(
+    data: Path, masks: Path, out: Path, params: Path | None, overrides: tuple[str, ...], quiet: bool
+) -> None:
+    """Score label maps that another program made, as `evaluate` scores a model: same numbers, same report.
+
+    Label maps hold class ids 0-3 at the scan's own size. Settings come from the section evaluate.
+
+    Example: sa2net score-masks --masks nnunet_predictions --out build/nnunet
+    """
+    from sa2net.cli.line import scores_table
+    from sa2net.steps import score_masks as step
+
+    step.run(load(params, overrides).evaluate, data=data, masks=masks, out=out, progress=not quiet)
+    if not quiet:
+        click.echo(scores_table(out))
