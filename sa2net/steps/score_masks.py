@@ -48,7 +48,9 @@ class LabelMap:
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
         """1 for the class of the map, else 0. # (K, H, W)."""
-        return (np.arange(NUM_CLASSES)[:, None, None] == self.mask).astype(np.float32)
+        classes = np.arange(NUM_CLASSES, dtype=np.uint8)[:, None, None]
+        sure: npt.NDArray[np.float32] = (classes == self.mask).astype(np.float32)
+        return sure
 
 
 def run(cfg: EvaluateConfig, *, data: Path, masks: Path, out: Path, progress: bool = True) -> Scores:
