@@ -1,7 +1,7 @@
 """What test-time averaging gains and costs: the table of docs/reference/inference.md.
 
-The grid is fixed here: the scan whole or in overlapping windows, one scale or the six of the released code, with the
-mirrored scan or without. Each setting runs in a process of its own, so that its peak memory is its own. Dice is the
+The grid is fixed here: the scan whole or in overlapping windows; one scale, three near it, or the six of the released
+code; with the mirrored scan or without. Each setting runs in a process of its own, so that its peak memory is its own. Dice is the
 mean over the foreground classes of a scan, then over scans; the difference to the default setting has a bootstrap
 interval by subject, paired by scan. Seconds are medians by the clock; the ratio is of CPU time, which other work on the
 machine changes less.
@@ -30,8 +30,10 @@ from sa2net.evaluation.scoring import is_phantom
 from sa2net.evaluation.statistics import paired_bootstrap
 from sa2net.inference.predictor import Predictor
 
+NEAR_SCALES = (0.85, 1.0, 1.15)
 RELEASED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SAMPLES, SEED, CONFIDENCE = 2000, 0, 0.95
+_WORDS = {1: "one", 3: "three", 6: "six"}
 Split = Literal["train", "val", "test"]
 
 
@@ -70,7 +72,7 @@ DEFAULT = Setting(EvaluateConfig().mode, EvaluateConfig().scales, EvaluateConfig
 GRID = tuple(
     Setting(mode, scales, flip)
     for mode in ("whole", "sliding")
-    for scales in ((1.0,), RELEASED_SCALES)
+    for scales in ((1.0,), NEAR_SCALES, RELEASED_SCALES)
     for flip in (False, True)
 )
 
@@ -103,7 +105,7 @@ def row(setting: Setting, found: Measured, default: Measured, subjects: Sequence
         pairs = paired_bootstrap(found.dice, default.dice, subjects, samples=SAMPLES, seed=SEED).interval(CONFIDENCE)
         change = f"{pairs.mean:+.4f} ({pairs.low:+.4f} to {pairs.high:+.4f})"
     return (
-        f"| {setting.mode} | {'six' if len(setting.scales) > 1 else 'one'} | {'yes' if setting.flip else 'no'} "
+        f"| {setting.mode} | {_WORDS[len(setting.scales)]} | {'yes' if setting.flip else 'no'} "
         f"| {setting.passes} | {np.nanmean(found.dice):.4f} | {change} | {statistics.median(found.seconds):.2f} | {ratio:.2f} | {found.peak_mb:.0f} |"
     )
 

@@ -3,7 +3,21 @@
 Only parsing and printing live here. Heavy modules are imported inside the verbs, so that `--help` stays quick.
 """
 
-from sa2net.cli import backup, batch, compare, data, doctor, exchange, line, lineage, measure, monitor, registry, review, use
+from sa2net.cli import (
+    backup,
+    batch,
+    compare,
+    data,
+    doctor,
+    exchange,
+    line,
+    lineage,
+    measure,
+    monitor,
+    registry,
+    review,
+    use,
+)
 from sa2net.cli.options import cli
 
 __all__ = [
