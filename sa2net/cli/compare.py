@@ -31,8 +31,8 @@ def compare(
 ) -> None:
     """Put two models side by side: per class, per scan, and pictures of the scans that changed most.
 
-    A and B are models:/NAME/NUMBER, models:/NAME@ALIAS or model folders. Differences are B - A. It decides nothing: the
-    exit code is 0 whichever is better.
+    A and B are models:/NAME/NUMBER, models:/NAME@ALIAS, model folders, or what evaluate or score-masks wrote.
+    Differences are B - A. It decides nothing: the exit code is 0 whichever is better.
 
     Example: sa2net compare models:/sa2net@previous models:/sa2net@champion --data data/scoliosis3classes
     """

@@ -10,7 +10,8 @@ from scipy import ndimage
 THRESHOLD = 8
 """Grey values up to this count as black."""
 
-_BRIDGE = 12 / 640  # gaps closed, as a share of the width: rows of short black dashes cross the sweep
+_BRIDGE = 0.03
+"""Gaps closed, as a share of the bright width: rows of short black dashes cross the sweep."""
 
 _PIECE = 0.05
 """Share of the largest piece that makes another one part of the sweep: a probe that lost contact leaves a gap."""
@@ -28,8 +29,9 @@ def sweep_mask(scan: npt.NDArray[np.uint8]) -> Mask:
         True inside the sweep; nowhere in a black scan. # (H, W)
     """
     height, width = scan.shape
-    size = max(3, round(width * _BRIDGE) | 1)
-    padded = np.pad(scan > THRESHOLD, size)  # room, so that closing does not eat at the border
+    bright = scan > THRESHOLD
+    size = max(3, round(width_of(bright) * _BRIDGE) | 1)  # not of the picture: black borders change nothing
+    padded = np.pad(bright, size)  # room, so that closing does not eat at the border
     region = _large(~_dilate(~_dilate(padded, size), size))
     holes_and_region = ~_component_of_corner(~region)
     return holes_and_region[size : size + height, size : size + width]

@@ -25,8 +25,8 @@ from sa2net.artifacts import (
     Scores,
 )
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import SCANS_TABLE, Case, read_mask, read_scan, read_truth, write_png
-from sa2net.errors import DataError
+from sa2net.data.layout import SCANS_TABLE, Case, read_truth, write_png
+from sa2net.data.pairs import read_pair
 from sa2net.evaluation.angles import ScanAngles
 from sa2net.evaluation.calibration import Calibration, ReliabilityBin
 from sa2net.evaluation.metrics import METRICS, ClassScore, Unit, mean_over_classes, score_scan
@@ -132,7 +132,7 @@ def score(
     calibration = Calibration()
     results = []
     for case in tqdm(cases, desc="evaluate", unit="scan", disable=not progress):
-        scan, truth = _read_pair(case)
+        scan, truth = read_pair(case)
         started = time.perf_counter()
         prediction = predict(scan, case.spacing_mm)
         seconds = time.perf_counter() - started
@@ -254,21 +254,6 @@ def _add_groups(columns: dict[str, dict[str, str]], row: dict[str, str]) -> None
     for column, value in row.items():
         if column and column not in ("name", "subject", "spacing_x_mm", "spacing_y_mm") and value and value.strip():
             columns.setdefault(column, {})[row["name"].strip()] = value.strip()
-
-
-def _read_pair(case: Case) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    scan, truth = read_scan(case.scan), read_mask(case.mask)
-    if scan.shape != truth.shape:
-        evidence = f"scan {scan.shape[1]} x {scan.shape[0]} px, mask {truth.shape[1]} x {truth.shape[0]} px"
-        raise DataError(f"scan and mask of {case.name} differ in size", evidence=evidence, action="Export them again.")
-    strange = sorted(set(np.unique(truth).tolist()) - set(range(NUM_CLASSES)) - {IGNORE_INDEX})
-    if strange:
-        raise DataError(
-            f"{case.mask} holds labels that no class has",
-            evidence=", ".join(map(str, strange)),
-            action="Run `sa2net validate` and mend the mask.",
-        )
-    return scan, truth
 
 
 def _class_estimates(results: Sequence[ScanResult], index: int, cfg: EvaluateConfig) -> ClassEstimates:

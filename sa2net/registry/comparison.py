@@ -5,14 +5,14 @@ sides, and nothing is decided by them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sa2net.anatomy import FOREGROUND
-from sa2net.artifacts import folder_sha256
+from sa2net.artifacts import SCORES, folder_sha256, read_scores
 from sa2net.config import EvaluateConfig
 from sa2net.evaluation.statistics import Interval, PairedBootstrap, holm, mean_interval, paired_bootstrap
 from sa2net.registry import store
@@ -26,32 +26,39 @@ FIRST_BETTER, SECOND_BETTER, NO_DIFFERENCE = "A better", "B better", "no differe
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the two models.
+    """One of the two models, or the scores of one.
 
     Attributes:
         label: What pages and tables call it: `sa2net 3`, or the start of the sha256 of a model folder.
-        folder: Its model folder.
-        model_sha256: Identity of that folder.
-        kept: The evaluation that the registry keeps; None where there is none.
+        folder: Its model folder; that of its evaluation where it does not predict.
+        model_sha256: Identity of the model, or of the label maps that were scored.
+        kept: The evaluation that the registry keeps, or that was named; None where there is none.
+        predicts: Whether there is a model that can be scored again and drawn.
     """
 
     label: str
     folder: Path
     model_sha256: str
     kept: Evaluation | None
+    predicts: bool = True
 
 
 def contender(address: str, scratch: Path) -> Contender:
     """Find a model and what is known of its scores.
 
     Args:
-        address: A model folder, `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
+        address: A model folder, an evaluation folder, `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
         scratch: Folder that takes the kept evaluation.
 
     Raises:
-        ConfigError: Neither a model folder nor such an address.
+        ConfigError: None of these.
         StorageError: No such version, or it cannot be fetched.
     """
+    if not address.startswith("models:") and (Path(address) / SCORES).is_file():
+        scores = read_scores(Path(address) / SCORES)
+        source = scores.inference.get("source", "scores")
+        label = f"{source} {scores.model_sha256[:8]}"
+        return Contender(label, Path(address), scores.model_sha256, Evaluation(Path(address), scores), predicts=False)
     folder = resolve(address)
     if not address.startswith("models:"):
         sha256 = folder_sha256(folder)
@@ -71,7 +78,10 @@ def why_not_kept(first: Contender, second: Contender) -> str:
     if first.kept is None or second.kept is None:
         without = [item.label for item in (first, second) if item.kept is None]
         return f"no scores are kept of {' and '.join(without)}"
-    return other_scans(second.kept.of(second.label), first.kept.of(first.label)).rstrip(".")
+    ours, theirs = first.kept.of(first.label), second.kept.of(second.label)
+    if any("source" in side.kept.scores.inference for side in (first, second) if side.kept is not None):
+        theirs = replace(theirs, settings=ours.settings)  # how label maps came about is not known, and is no obstacle
+    return other_scans(theirs, ours).rstrip(".")
 
 
 def compared(first: Evaluation, second: Evaluation, labels: tuple[str, str], cfg: EvaluateConfig) -> dict[str, Any]:
@@ -95,13 +105,23 @@ def compared(first: Evaluation, second: Evaluation, labels: tuple[str, str], cfg
         "second": {"label": labels[1], "model_sha256": theirs.model_sha256},
         "split": scores.split,
         "data_md5": scores.data_md5,
-        "inference": scores.inference,
+        "inference": _inference(first.scores.inference, scores.inference),
         "phantom": scores.phantom,
         "subjects": len(set(theirs.subjects)),
         "confidence": cfg.confidence,
         "bootstrap_samples": cfg.bootstrap_samples,
         "table": _table(ours, theirs, cfg),
         "scans": _scans(ours, theirs),
+    }
+
+
+def _inference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How both were predicted; each by itself where they differ."""
+    if first == second:
+        return second
+    return {
+        side: ", ".join(f"{name} {value}" for name, value in sorted(how.items()))
+        for side, how in (("A", first), ("B", second))
     }
 
 

@@ -61,7 +61,7 @@ def run(
 
     Args:
         cfg: The evaluate section: how both are scored where they must be, and the intervals.
-        first: Model folder, `models:/NAME@ALIAS` or `models:/NAME/NUMBER`; A.
+        first: Model folder, evaluation folder, `models:/NAME@ALIAS` or `models:/NAME/NUMBER`; A.
         second: The same for B. Differences are B - A.
         data: Folder that holds `dataset/` and `groundtruth/`; without it there are no pictures, and kept scores of the
             same scans are needed.
@@ -83,7 +83,11 @@ def run(
         found = _scored(cfg, sides, data, Path(scratch), progress)
         labels = _labels(sides)
         document = {**compared(found.first, found.second, labels, cfg), "scored": found.how}
-        drawn = [] if data is None else _pictures(found.cfg, sides, most_changed(document, pictures), data)
+        drawn = (
+            []
+            if data is None or not all(side.predicts for side in sides)
+            else _pictures(found.cfg, sides, most_changed(document, pictures), data)
+        )
     with replaced_folder(out, (PAGE, DOCUMENT)) as fresh:
         write_json(fresh / DOCUMENT, document)
         write_text(fresh / PAGE, render(document, drawn))
@@ -103,8 +107,10 @@ def _scored(
     if first is not None and second is not None and not why:
         scores = second.scores
         if data is None or data_md5(data) == scores.data_md5:
-            kept = EvaluateConfig.model_validate({**cfg.model_dump(), **scores.inference, "split": scores.split})
-            return _Scored(first, second, "Scores that the registry keeps of both.", kept)
+            how = {key: value for key, value in scores.inference.items() if key in EvaluateConfig.model_fields}
+            kept = EvaluateConfig.model_validate({**cfg.model_dump(), **how, "split": scores.split})
+            keeper = "the registry keeps" if all(side.predicts for side in sides) else "are kept"
+            return _Scored(first, second, f"Scores that {keeper} of both.", kept)
         why = "the kept scores are of another data set than --data"
     if data is None:
         raise ConfigError(
@@ -112,12 +118,23 @@ def _scored(
             evidence=why,
             action="Give a data set with --data: both are scored on its scans.",
         )
-    logger.info("Both models are scored now: %s", why)
+    logger.info("What predicts is scored now: %s", why)
     fresh = [_score(cfg, side, data, scratch / f"scored-{index}", progress) for index, side in enumerate(sides)]
-    return _Scored(fresh[0], fresh[1], f"Both were scored for this page: {why}.", cfg)
+    who = "Both were" if all(side.predicts for side in sides) else "One was"
+    return _Scored(fresh[0], fresh[1], f"{who} scored for this page: {why}.", cfg)
 
 
 def _score(cfg: EvaluateConfig, side: Contender, data: Path, out: Path, progress: bool) -> Evaluation:
+    """Score a model; of scores alone, see that they are of these scans."""
+    if side.kept is not None and not side.predicts:
+        of, wanted = (side.kept.scores.data_md5, side.kept.scores.split), (data_md5(data), cfg.split)
+        if of != wanted:
+            raise ConfigError(
+                f"the scores in {side.folder} are of other scans than --data",
+                evidence=f"data {of[0][:12]}, split {of[1]}; --data is {wanted[0][:12]}, split {wanted[1]}",
+                action="Score these label maps or this model on --data first.",
+            )
+        return side.kept
     from sa2net.steps.evaluate import score_model
 
     without_pictures = cfg.model_copy(update={"overlays": 0})

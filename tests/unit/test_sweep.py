@@ -84,3 +84,11 @@ def test_a_gap_in_the_sweep_loses_neither_part() -> None:
     assert not mask[220, 80]
     assert not mask[:, :20].any()
     assert sweep_width(scan) == 81.0
+
+
+def test_black_borders_do_not_change_what_is_bridged() -> None:
+    scan = np.zeros((300, 128), np.uint8)
+    scan[10:280, 30:100] = 90
+    scan[270:274] = 0  # a piece too small to be part of the sweep by itself
+    inner = sweep_mask(scan)
+    assert np.array_equal(sweep_mask(np.pad(scan, ((0, 0), (300, 500))))[:, 300:-500], inner)
