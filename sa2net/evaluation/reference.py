@@ -32,13 +32,14 @@ MOST_PREDICTED = 50
 """Validation scans of a device that are predicted, likewise."""
 FEWEST_FOR_WARNING = 20
 """Scans from which on a single scan is warned of: of fewer, too many lie outside by chance."""
-_SETTINGS = {"mode", "scales", "flip", "measure"}
+_SETTINGS = {"mode", "scales", "flip"}
 _PRECISION = "float32"
 
 
 def settings_of(cfg: EvaluateConfig) -> dict[str, Any]:
     """What decides the signals of a scan, besides the network itself; always computed in float32."""
-    return {**cfg.model_dump(mode="json", include=_SETTINGS), "precision": _PRECISION}
+    measure = {f"measure.{key}": value for key, value in cfg.measure.model_dump(mode="json").items()}
+    return {**cfg.model_dump(mode="json", include=_SETTINGS), **measure, "precision": _PRECISION}
 
 
 def check_settings(stored: Mapping[str, Any], cfg: EvaluateConfig, model: Path) -> EvaluateConfig:
