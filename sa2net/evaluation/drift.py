@@ -293,19 +293,25 @@ def _judged(group: _Group, compared: Sequence[Compared], alpha: float, tests: in
     verdict: Verdict = (
         "drift" if any(item.drifted for item in compared) else "cannot tell" if untold else "no drift found"
     )
-    reason = ""
-    if untold:
-        fewest = min(len(item.reference) for item in untold) if group.enough else group.reference_scans
-        needed = scans_needed(fewest, alpha=alpha, tests=tests)
-        some = "" if len(untold) == len(compared) else f" with values of {len(untold)} signals"
-        if fewest < FEWEST or needed == 0:
-            reason = f"{fewest} reference scans{some} are too few for any test at {alpha:g}"
-        else:
-            reason = (
-                f"{len(group.new)} new and {fewest} reference scans{some}; needed are {max(min_scans, needed)} new "
-                f"and {min_scans} reference scans"
-            )
+    reason = _untold(group, compared, untold, alpha, tests, min_scans) if untold else ""
     return DeviceVerdict(group.device, verdict, len(group.new), group.reference_scans, group.same_device, reason)
+
+
+def _untold(
+    group: _Group, compared: Sequence[Compared], untold: Sequence[Compared], alpha: float, tests: int, min_scans: int
+) -> str:
+    """Why these cannot be told, and with how many new scans they could."""
+    known = min(len(item.reference) for item in untold) if group.enough else group.reference_scans
+    needed = 0 if known < FEWEST else scans_needed(known, alpha=alpha, tests=tests)
+    if any(item.tested for item in compared):
+        rest = f": {needed} new scans can tell" if needed else f", too few for any test at {alpha:g}"
+        return f"{len(untold)} signals have only {known} reference values{rest}"
+    if needed == 0:
+        return f"{known} reference scans are too few for any test at {alpha:g}"
+    return (
+        f"{len(group.new)} new and {known} reference scans; needed are {max(min_scans, needed)} new "
+        f"and {min_scans} reference scans"
+    )
 
 
 def _values(scans: Sequence[Described], signal: str) -> tuple[float, ...]:

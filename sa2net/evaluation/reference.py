@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from sa2net.artifacts import ModelInfo, Reference
 from sa2net.config import Device, EvaluateConfig
 from sa2net.data.layout import Case, read_scan
@@ -85,6 +83,8 @@ def describe_training(
     Raises:
         DataError: A scan cannot be read.
     """
+    from tqdm import tqdm  # a served model, which reads this module, has none
+
     from sa2net.inference.device import resolve_device
     from sa2net.inference.predictor import Predictor
     from sa2net.model.network import build

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from sa2net.config import MeasureConfig
-from sa2net.evaluation.drift import SIGNALS, Described, Drift, collect, compare, describe_scan
+from sa2net.evaluation.drift import PICTURE_SIGNALS, SIGNALS, Described, Drift, collect, compare, describe_scan
 from sa2net.evaluation.drift_page import render
 from sa2net.evaluation.drift_tests import can_alarm, difference, rank_test, scans_needed
 from sa2net.inference.predictor import Prediction
@@ -85,6 +85,21 @@ def test_too_few_scans_cannot_tell_however_far_they_are() -> None:
     assert "needed are 9 new" in said.devices[0].reason
     assert not any(row.drifted for row in said.compared)
     assert judge(drawn(generator, 2), drawn(generator, 30, shift=99.0), 0.01).verdict == "cannot tell"
+
+
+def test_a_reference_of_many_pictures_and_few_predictions_tells_of_the_pictures_alone() -> None:
+    generator = np.random.default_rng(9)
+    pictures = [
+        Described(item.name, "", {name: item.signals[name] for name in PICTURE_SIGNALS})
+        for item in drawn(generator, 30)
+    ]
+    known = collect(pictures + drawn(generator, 4), {})
+    said = compare(known, drawn(generator, 10), alpha=0.01, min_scans=10)
+    assert said.verdict == "cannot tell"
+    assert said.devices[0].reason == "7 signals have only 4 reference values: 15 new scans can tell"
+    assert {row.signal for row in said.compared if row.tested} == set(PICTURE_SIGNALS)
+    shifted = compare(known, drawn(generator, 10, shift=6.0), alpha=0.01, min_scans=10)
+    assert shifted.verdict == "drift"
 
 
 def test_the_order_of_the_scans_changes_nothing() -> None:
