@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sa2net.artifacts.files import read_json, replaced_folder, write_json
-from sa2net.artifacts.names import MODEL_JSON, WEIGHTS
+from sa2net.artifacts.names import MODEL_FILES, MODEL_JSON, WEIGHTS
+from sa2net.artifacts.reference import Reference, write_reference
 from sa2net.config import ModelConfig
 from sa2net.errors import DataError
 
@@ -67,13 +68,17 @@ class ModelInfo(BaseModel):
     params: dict[str, Any]
 
 
-def write_model(folder: Path, info: ModelInfo, weights: "Mapping[str, torch.Tensor]") -> None:
-    """Write a model folder, atomically: it is there whole or not at all."""
+def write_model(
+    folder: Path, info: ModelInfo, weights: "Mapping[str, torch.Tensor]", reference: Reference | None = None
+) -> None:
+    """Write a model folder, atomically: it is there whole or not at all. Without a reference no scan is held against it."""
     from safetensors.torch import save_file
 
-    with replaced_folder(folder, (MODEL_JSON, WEIGHTS)) as fresh:
+    with replaced_folder(folder, MODEL_FILES) as fresh:
         save_file({name: value.detach().cpu().contiguous() for name, value in sorted(weights.items())}, fresh / WEIGHTS)
         write_json(fresh / MODEL_JSON, info.model_dump(mode="json"))
+        if reference is not None:
+            write_reference(fresh, reference)
 
 
 def read_model_info(folder: Path) -> ModelInfo:

@@ -2,6 +2,9 @@
 
 MODEL_JSON = "model.json"
 WEIGHTS = "weights.safetensors"
+REFERENCE = "reference.json"
+MODEL_FILES = (MODEL_JSON, WEIGHTS, REFERENCE)
+"""Everything that a model folder holds; older ones have no `reference.json`."""
 VALIDATION_REPORT = "report.json"
 VALIDATION_PAGE = "report.html"
 MANIFEST = "manifest.csv"

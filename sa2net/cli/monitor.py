@@ -10,7 +10,9 @@ from sa2net.cli.options import CHAMPION, PATH, cli, load, quiet_option
 @cli.command()
 @click.option("--reference", "model", default=CHAMPION, show_default=True, help="Model folder, or models:/NAME@ALIAS.")
 @click.option(
-    "--reference-scans", multiple=True, required=True, help="Scans it is known on: folder, glob or file; repeatable."
+    "--reference-scans",
+    multiple=True,
+    help="Scans it is known on, in place of the reference in its folder: folder, glob or file; repeatable.",
 )
 @click.option("--scans", multiple=True, required=True, help="New scans: folder, glob or file; repeatable.")
 @click.option("--out", type=PATH, required=True, help="Folder to write: monitor.html, monitor.json, monitor.csv.")
@@ -32,12 +34,12 @@ def monitor(
     params: Path | None,
     quiet: bool,
 ) -> None:
-    """Compare new scans with reference scans, without labels, device by device. Research use only.
+    """Compare new scans with those that a model is known on, without labels, device by device. Research use only.
 
     Exit code 0: no drift was found, or nothing can be told with so few scans; 1: the scans differ; 3: some files could
     not be used.
 
-    Example: sa2net monitor --reference-scans data/scoliosis3classes/dataset/test --scans new --out drift
+    Example: sa2net monitor --reference build/train/model --scans new --out drift
     """
     from sa2net.registry.versions import resolve
     from sa2net.steps import monitor as step

@@ -2,22 +2,23 @@
 
 Nothing here needs a mask by hand. Each scan is described by a few numbers (`describe_scan`); the numbers of new scans
 are held against those of reference scans, device by device (`compare`). The chance of even one false alarm among all
-signals and devices is at most the stated level, also with few scans: the tests are exact or permutation tests, joined
-by Holm's rule. Where so few scans could not give an alarm whatever they look like, the answer is *cannot tell*.
+signals and devices is at most the stated level, also with few scans: the tests are exact, joined by Holm's rule. Where so few scans could not give an alarm whatever they look like, the answer is *cannot tell*.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from sa2net.anatomy import FOREGROUND
+from sa2net.artifacts import DeviceReference, Reference
 from sa2net.config import MeasureConfig
 from sa2net.data.sweep import THRESHOLD, sweep_mask, width_of
+from sa2net.errors import DataError
+from sa2net.evaluation.drift_tests import FEWEST, can_alarm, difference, scans_needed
 from sa2net.evaluation.statistics import holm
 from sa2net.inference.predictor import Prediction
 from sa2net.scoliosis import measure
@@ -44,10 +45,10 @@ SIGNALS: Mapping[str, str] = {
 }
 """Signal -> what it is, for people. How far a grey histogram lies from another is covered by its moments and ends."""
 
-_RESAMPLES = 19_999
-_SEED = 0
-FEWEST = 3
-"""Known values on each side without which a signal is not tested."""
+PICTURE_SIGNALS = tuple(SIGNALS)[:7]
+"""Those that need no network."""
+OCCASIONAL = frozenset((REFUSED, *(f"grey_{item.name}" for item in FOREGROUND)))
+"""Those that some scans do not have, or that are all alike: that they cannot be told keeps nothing from an answer."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Compared:
 
     Attributes:
         p: Chance of such a difference without drift; 1 where too few values are known.
-        p_holm: The same after Holm's rule over all signals and devices.
+        p_holm: The same after Holm's rule over all signals and devices that can be told; 1 where this one cannot.
+        tested: Whether so many values could give an alarm at all.
     """
 
     device: str
@@ -74,6 +76,7 @@ class Compared:
     new: tuple[float, ...]
     p: float
     p_holm: float
+    tested: bool
     drifted: bool
 
 
@@ -83,7 +86,7 @@ class DeviceVerdict:
 
     Attributes:
         known: Whether the reference has enough scans of the device; otherwise it is held against all of them.
-        reason: Why nothing can be told; empty where something can.
+        reason: Why something cannot be told; empty where all can.
     """
 
     device: str
@@ -122,6 +125,35 @@ class Drift:
         return next((verdict for verdict in order if verdict in found), "cannot tell")
 
 
+def describe_picture(scan: Picture, sweep: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """The signals of one scan that need no network.
+
+    Args:
+        scan: Grey values. # (H, W)
+        sweep: Where its sweep lies, as `sweep_mask` finds it. # (H, W)
+
+    Raises:
+        DataError: There is no sweep.
+    """
+    inside = scan[sweep]
+    if not inside.size:
+        raise DataError(
+            "the picture holds no sweep",
+            evidence="no region is brighter than black",
+            action="Check that the file is a volume projection image.",
+        )
+    low, high = np.percentile(inside, (5, 95))
+    return {
+        "sweep_width": width_of(sweep),
+        "sweep_length": float(np.count_nonzero(sweep.any(axis=1))),
+        "dropout_share": float(np.mean(inside <= THRESHOLD)),
+        "grey_mean": float(inside.mean()),
+        "grey_sd": float(inside.std()),
+        "grey_p05": float(low),
+        "grey_p95": float(high),
+    }
+
+
 def describe_scan(
     scan: Picture, prediction: Prediction, cfg: MeasureConfig, spacing_mm: tuple[float, float] | None = None
 ) -> dict[str, float]:
@@ -134,127 +166,155 @@ def describe_scan(
         spacing_mm: Size of its pixels (x, y), mm, where known.
     """
     sweep = sweep_mask(scan)
-    inside = scan[sweep]
-    low, high = np.percentile(inside, (5, 95))
-    best = prediction.probabilities.max(axis=0)[sweep]
-    sure = prediction.probabilities[:, sweep].astype(np.float64)
+    sure = prediction.probabilities[:, sweep]  # (K, pixels of the sweep)
+    unsure = -(sure * np.log(np.maximum(sure, 1e-12))).sum(axis=0)
     said = measure(prediction.mask, cfg=cfg, scan=scan, probabilities=prediction.probabilities, spacing_mm=spacing_mm)
     masks = {item.name: (prediction.mask == item.id) & sweep for item in FOREGROUND}
     return {
-        "sweep_width": width_of(sweep),
-        "sweep_length": float(np.count_nonzero(sweep.any(axis=1))),
-        "dropout_share": float(np.mean(inside <= THRESHOLD)),
-        "grey_mean": float(inside.mean()),
-        "grey_sd": float(inside.std()),
-        "grey_p05": float(low),
-        "grey_p95": float(high),
+        **describe_picture(scan, sweep),
         **{f"area_{name}": float(mask.sum() / sweep.sum()) for name, mask in masks.items()},
         **{f"grey_{name}": float(scan[mask].mean()) if mask.any() else math.nan for name, mask in masks.items()},
         "pairs": float(sum(level.kind == "process" and level.tilt_deg is not None for level in said.levels)),
         "lumps": float(sum(level.kind == "lump" for level in said.levels)),
-        "confidence": float(best.mean()),
-        "entropy": float(-(sure * np.log(np.maximum(sure, 1e-12))).sum(axis=0).mean()),
+        "confidence": float(sure.max(axis=0).mean(dtype=np.float64)),
+        "entropy": float(unsure.mean(dtype=np.float64)),
         REFUSED: float(said.status == "refused"),
     }
 
 
-def compare(reference: Sequence[Described], new: Sequence[Described], *, alpha: float, min_scans: int) -> Drift:
-    """Hold new scans against reference scans, device by device; the order of the scans changes nothing.
+def collect(scans: Sequence[Described], settings: Mapping[str, Any]) -> Reference:
+    """A reference of described scans: of each device and signal the known values, in order of size.
 
     Args:
-        reference: Scans that the model is known on; for signals of the network, scans that it was not trained on.
+        scans: For signals of the network, scans that it was not trained on; what is not known of a scan may be left out.
+        settings: How the network was used.
+    """
+    groups = {name: [item for item in scans if item.device == name] for name in sorted({item.device for item in scans})}
+    return Reference(
+        settings=dict(settings),
+        devices=tuple(
+            DeviceReference(
+                device=name, scans=len(items), signals={signal: _values(items, signal) for signal in SIGNALS}
+            )
+            for name, items in groups.items()
+        ),
+    )
+
+
+def compare(reference: Reference, new: Sequence[Described], *, alpha: float, min_scans: int) -> Drift:
+    """Hold new scans against reference scans, device by device; the order of the scans changes nothing.
+
+    Comparisons that could not be an alarm with so few values, whatever these are, are left out of Holm's rule (R. E.
+    Tarone, Biometrics 46, 1990, 515-522): which they are depends on how many there are, not on what is in them.
+
+    Args:
+        reference: Scans that the model is known on.
         new: Scans to judge.
         alpha: Chance of one false alarm or more among everything compared.
         min_scans: With fewer new scans of a device, or fewer reference scans, nothing is told.
     """
-    groups = []
-    for device in sorted({item.device for item in new}):
-        theirs = [item for item in new if item.device == device]
-        same = [item for item in reference if item.device == device]
-        known = len(same) >= min_scans
-        groups.append((device, theirs, same if known else list(reference), known))
-    tests = len(SIGNALS) * len(groups)
-    raw: list[tuple[str, str, tuple[float, ...], tuple[float, ...], float]] = []
-    verdicts: dict[str, tuple[int, int, bool, str]] = {}
-    for device, theirs, ours, known in groups:
-        reason = _too_few(len(ours), len(theirs), alpha=alpha, tests=tests, min_scans=min_scans)
-        verdicts[device] = (len(theirs), len(ours), known, reason)
+    groups = [_group(reference, new, device, min_scans) for device in sorted({item.device for item in new})]
+    raw = []
+    for group in groups:
         for signal in SIGNALS:
-            old, now = _values(ours, signal), _values(theirs, signal)
-            raw.append((device, signal, old, now, 1.0 if reason else p_value(old, now, binary=signal == REFUSED)))
-    adjusted = holm([item[4] for item in raw])
-    compared = tuple(Compared(*item, p_holm=p, drifted=p <= alpha) for item, p in zip(raw, adjusted, strict=True))
-    alarmed = {item.device for item in compared if item.drifted}
-    devices = tuple(
-        DeviceVerdict(
-            device,
-            "cannot tell" if reason else "drift" if device in alarmed else "no drift found",
-            scans,
-            references,
-            known,
-            reason,
+            old, now = group.known[signal], _values(group.new, signal)
+            p, smallest = difference(old, now, binary=signal == REFUSED) if group.enough else (1.0, 1.0)
+            raw.append((group.device, signal, old, now, p, smallest))
+    family = can_alarm([item[-1] for item in raw], alpha)
+    adjusted = dict(zip(family, holm([raw[index][4] for index in family]), strict=True))
+    compared = tuple(
+        Compared(
+            *item[:5],
+            p_holm=adjusted.get(index, 1.0),
+            tested=index in adjusted,
+            drifted=adjusted.get(index, 1.0) <= alpha,
         )
-        for device, (scans, references, known, reason) in verdicts.items()
+        for index, item in enumerate(raw)
     )
-    return Drift(alpha, devices, compared, _outliers(groups))
+    tests = len(SIGNALS) * len(groups)
+    devices = tuple(
+        _judged(group, [item for item in compared if item.device == group.device], alpha, tests, min_scans)
+        for group in groups
+    )
+    found = [outlier for group in groups for item in group.new for outlier in outside(item, group.known)]
+    return Drift(alpha, devices, compared, tuple(sorted(found, key=lambda item: (item.name, item.signal))))
 
 
-def p_value(reference: Sequence[float], new: Sequence[float], *, binary: bool = False) -> float:
-    """Two-sided p of Mann-Whitney's test (Mann & Whitney 1947), of Fisher's exact test for zeros and ones.
+def outside(scan: Described, known: Mapping[str, Sequence[float]], fewest: int = FEWEST) -> list[Outlier]:
+    """Signals of one scan that lie outside of everything that is known, widened by half its range.
 
-    Exact where no values are equal, by permutation where some are: both hold their level with few values.
+    Args:
+        scan: A new scan.
+        known: Signal -> values of the reference, ascending.
+        fewest: Of a signal with fewer known values nothing is said.
     """
-    old, now = (np.asarray(values, dtype=np.float64) for values in (reference, new))
-    if min(len(old), len(now)) < FEWEST:
-        return 1.0
-    if binary:
-        table = np.array([[values.sum(), len(values) - values.sum()] for values in (old, now)], dtype=np.intp)
-        return float(stats.fisher_exact(table).pvalue)
-    pooled = np.concatenate([old, now])
-    if np.ptp(pooled) == 0.0:
-        return 1.0
-    if len(np.unique(pooled)) == len(pooled):
-        exact = len(pooled) <= 200
-        return float(stats.mannwhitneyu(old, now, method="exact" if exact else "asymptotic").pvalue)
-    permuted = stats.PermutationMethod(n_resamples=_RESAMPLES, batch=2000, random_state=np.random.default_rng(_SEED))
-    return float(stats.mannwhitneyu(old, now, method=permuted).pvalue)
+    found = []
+    for signal, values in known.items():
+        value = round(scan.signals.get(signal, math.nan), 6)
+        if signal == REFUSED or len(values) < fewest or math.isnan(value):
+            continue
+        pad = 0.5 * (values[-1] - values[0])
+        low, high = values[0] - pad, values[-1] + pad
+        if not low <= value <= high:
+            found.append(Outlier(scan.name, signal, value, low, high))
+    return found
 
 
-def scans_needed(reference: int, *, alpha: float, tests: int) -> int:
-    """Fewest new scans with which the largest difference there can be would be an alarm; 0 where no number is enough."""
-    return next((new for new in range(1, 10_001) if 2 / math.comb(reference + new, new) * tests <= alpha), 0)
+def merged(devices: Sequence[DeviceReference]) -> dict[str, tuple[float, ...]]:
+    """Signal -> values of all these devices, ascending."""
+    return {
+        signal: tuple(sorted(value for item in devices for value in item.signals.get(signal, ()))) for signal in SIGNALS
+    }
 
 
-def _too_few(reference: int, new: int, *, alpha: float, tests: int, min_scans: int) -> str:
-    """Why nothing can be told with so many scans; empty where something can."""
-    needed = scans_needed(reference, alpha=alpha, tests=tests)
-    if reference < FEWEST or needed == 0:
-        return f"{reference} reference scans are too few for any test at {alpha:g}"
-    if reference < min_scans or new < max(min_scans, needed):
-        return (
-            f"{new} new and {reference} reference scans; needed are {max(min_scans, needed)} new "
-            f"and {min_scans} reference scans"
-        )
-    return ""
+@dataclass(frozen=True)
+class _Group:
+    """New scans of one device, and the values that they are held against."""
+
+    device: str
+    new: list[Described]
+    known: Mapping[str, tuple[float, ...]]
+    reference_scans: int
+    same_device: bool
+    enough: bool
+
+
+def _group(reference: Reference, new: Sequence[Described], device: str, min_scans: int) -> _Group:
+    theirs = [item for item in new if item.device == device]
+    same = [item for item in reference.devices if item.device == device and item.scans >= min_scans]
+    used = same or list(reference.devices)
+    scans = sum(item.scans for item in used)
+    return _Group(device, theirs, merged(used), scans, bool(same), min(scans, len(theirs)) >= min_scans)
+
+
+def _judged(group: _Group, compared: Sequence[Compared], alpha: float, tests: int, min_scans: int) -> DeviceVerdict:
+    """The answer for one device: signals that every scan should have must all be told, else nothing is ruled out."""
+    untold = [item for item in compared if not item.tested and item.signal not in OCCASIONAL]
+    verdict: Verdict = (
+        "drift" if any(item.drifted for item in compared) else "cannot tell" if untold else "no drift found"
+    )
+    reason = _untold(group, compared, untold, alpha, tests, min_scans) if untold else ""
+    return DeviceVerdict(group.device, verdict, len(group.new), group.reference_scans, group.same_device, reason)
+
+
+def _untold(
+    group: _Group, compared: Sequence[Compared], untold: Sequence[Compared], alpha: float, tests: int, min_scans: int
+) -> str:
+    """Why these cannot be told, and with how many new scans they could."""
+    known = min(len(item.reference) for item in untold) if group.enough else group.reference_scans
+    needed = 0 if known < FEWEST else scans_needed(known, alpha=alpha, tests=tests)
+    if any(item.tested for item in compared):
+        rest = f": {needed} new scans can tell" if needed else f", too few for any test at {alpha:g}"
+        return f"{len(untold)} signals have only {known} reference values{rest}"
+    if needed == 0:
+        return f"{known} reference scans are too few for any test at {alpha:g}"
+    return (
+        f"{len(group.new)} new and {known} reference scans; needed are {max(min_scans, needed)} new "
+        f"and {min_scans} reference scans"
+    )
 
 
 def _values(scans: Sequence[Described], signal: str) -> tuple[float, ...]:
     """Known values in order of size, so that the order of the scans changes nothing; rounded as they are written."""
-    return tuple(sorted(round(value, 6) for item in scans if not math.isnan(value := item.signals[signal])))
-
-
-def _outliers(groups: Sequence[tuple[str, list[Described], list[Described], bool]]) -> tuple[Outlier, ...]:
-    found = []
-    for _, theirs, ours, _ in groups:
-        for signal in SIGNALS:
-            seen = _values(ours, signal)
-            if signal == REFUSED or len(seen) < FEWEST:
-                continue
-            pad = 0.5 * (seen[-1] - seen[0])
-            low, high = seen[0] - pad, seen[-1] + pad
-            found += [
-                Outlier(item.name, signal, round(value, 6), low, high)
-                for item in theirs
-                if not low <= (value := item.signals[signal]) <= high and not math.isnan(value)
-            ]
-    return tuple(sorted(found, key=lambda item: (item.name, item.signal)))
+    known = (item.signals.get(signal, math.nan) for item in scans)
+    return tuple(sorted(round(value, 6) for value in known if not math.isnan(value)))

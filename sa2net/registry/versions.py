@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
-from sa2net.artifacts import MODEL_JSON, WEIGHTS, folder_sha256, replaced_folder
+from sa2net.artifacts import MODEL_FILES, MODEL_JSON, folder_sha256, replaced_folder
 from sa2net.errors import ConfigError, StorageError
 from sa2net.registry import store
 from sa2net.registry.packaging import FOLDER_IN_PACKAGE, write_package
@@ -216,7 +216,7 @@ def fetch(client: MlflowClient, version: Version) -> Path:
                     )
                 )
             _check(version, fetched)
-            with replaced_folder(folder, (MODEL_JSON, WEIGHTS)) as fresh:
+            with replaced_folder(folder, MODEL_FILES) as fresh:
                 for item in fetched.iterdir():
                     item.rename(fresh / item.name)
     return folder

@@ -19,11 +19,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sa2net.anatomy import FOREGROUND
-from sa2net.artifacts import folder_sha256
+from sa2net.artifacts import Reference, folder_sha256, read_reference
 from sa2net.config import EvaluateConfig
 from sa2net.data.framing import find_frame
 from sa2net.data.layout import PICTURE_FAULTS, PictureError, decode
 from sa2net.errors import ConfigError, DataError, StorageError
+from sa2net.evaluation.reference import PictureRanges
 from sa2net.inference.description import INTENDED_USE, class_areas, find_warnings
 from sa2net.inference.predictor import Predictor
 from sa2net.serving.limits import LARGEST_BODY, LARGEST_PIXELS, LARGEST_WORKING_PIXELS, SMALLEST_SIDE
@@ -43,10 +44,14 @@ class Answering:
         predictor: The network.
         model_sha256: Identity of its model folder.
         version: `NAME/NUMBER` in the registry, empty where it is not known.
+        reference: Of the model folder, where it holds one.
     """
 
-    def __init__(self, predictor: Predictor, *, model_sha256: str, version: str) -> None:
+    def __init__(
+        self, predictor: Predictor, *, model_sha256: str, version: str, reference: Reference | None = None
+    ) -> None:
         self.predictor, self.model_sha256, self.version = predictor, model_sha256, version
+        self._usual = PictureRanges(reference)
         self._one_at_a_time = threading.Lock()
 
     @classmethod
@@ -60,7 +65,7 @@ class Answering:
 
         Raises:
             ConfigError: Settings that cannot be used.
-            DataError: Not a model folder.
+            DataError: Not a model folder, or its reference cannot be used.
             DeviceError: The device cannot be used.
             StorageError: The folder was changed since the package was made.
         """
@@ -79,7 +84,12 @@ class Answering:
                 evidence="; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors()),
                 action="Correct MLFLOW_PYFUNC_INFERENCE_CONFIG, or unset it.",
             ) from error
-        return cls(Predictor.for_settings(folder, cfg), model_sha256=sha256, version=registered_as(package))
+        return cls(
+            Predictor.for_settings(folder, cfg),
+            model_sha256=sha256,
+            version=registered_as(package),
+            reference=read_reference(folder),
+        )
 
     def answer(self, number: int, scan: ServedScan) -> dict[str, Any]:
         """Predict one scan.
@@ -99,6 +109,7 @@ class Answering:
             grey = _decode(number, scan.image)
             mask, scale, scaled_by = self._predict(number, grey, scan.spacing_mm)
         areas = class_areas(mask, scan.spacing_mm)
+        warnings = find_warnings(grey, mask, self.predictor.info, scale=scale, scaled_by=scaled_by)
         return {
             "mask": _encode(mask),
             "width": int(mask.shape[1]),
@@ -106,7 +117,7 @@ class Answering:
             **{f"{item.name}_px": int(areas[item.name]["pixels"]) for item in FOREGROUND},
             **{f"{item.name}_mm2": areas[item.name].get("area_mm2") for item in FOREGROUND},
             "scaled_by": scaled_by,
-            "warnings": find_warnings(grey, mask, self.predictor.info, scale=scale, scaled_by=scaled_by),
+            "warnings": warnings + self._usual.warnings(grey),
             "version": self.version,
             "model_sha256": self.model_sha256,
             "intended_use": INTENDED_USE,

@@ -1,4 +1,4 @@
-"""Monitor: hold new scans against reference scans, without labels; a table, a JSON and a page."""
+"""Monitor: hold new scans against the reference of a model, without labels; a table, a JSON and a page."""
 
 import csv
 import dataclasses
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sa2net.artifacts import folder_sha256, plain_cell, write_json, write_text
+from sa2net.artifacts import Reference, folder_sha256, plain_cell, read_reference, write_json, write_text
 from sa2net.config import EvaluateConfig
 from sa2net.data.layout import SCANS_TABLE, ScanRow, read_table
 from sa2net.data.reading import read_named_scan
 from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetError
-from sa2net.evaluation.drift import SIGNALS, Described, Drift, compare, describe_scan
+from sa2net.evaluation.drift import SIGNALS, Described, Drift, collect, compare, describe_scan
 from sa2net.evaluation.drift_page import render
+from sa2net.evaluation.reference import check_settings, settings_of
 from sa2net.inference.description import INTENDED_USE
 from sa2net.inference.predictor import Predictor
 from sa2net.steps.predict import SHOWN, find_scans
@@ -39,11 +40,11 @@ def run(
     device: str = "",
     progress: bool = True,
 ) -> Drift:
-    """Compare new scans with reference scans; writes `monitor.json`, `monitor.csv` and `monitor.html`.
+    """Compare new scans with the reference of a model, or with given scans; writes `monitor.json`, `monitor.csv` and `monitor.html`.
 
     Args:
         model: Model folder.
-        reference: Scans that the model is known on: files, folders and globs.
+        reference: Scans that the model is known on, in place of the reference in its folder: files, folders and globs.
         scans: New scans, likewise.
         out: Folder to write; made where absent.
         cfg: How the network is used, and the limits of refusal.
@@ -53,8 +54,8 @@ def run(
         progress: Show a progress bar.
 
     Raises:
-        ConfigError: A level or a number of scans that cannot be.
-        DataError: Nothing to compare, or some files could not be used; all others are done by then.
+        ConfigError: A level or a number of scans that cannot be; other settings than those of the reference.
+        DataError: The model has no reference; nothing to compare; or some files could not be used; all others are done by then.
         NegativeAnswerError: The scans differ.
     """
     if not 0.0 < alpha < 1.0 or min_scans < 3:
@@ -63,7 +64,11 @@ def run(
             evidence=f"alpha {alpha:g}, at least {min_scans} scans",
             action="Give a level between 0 and 1, and at least 3 scans.",
         )
-    sides = find_scans(reference), find_scans(scans)
+    stored = None
+    if not reference:
+        stored = _stored(model)
+        cfg = check_settings(stored.settings, cfg, model)
+    sides = find_scans(reference) if reference else [], find_scans(scans)
     both = {path.resolve() for path in sides[0]} & {path.resolve() for path in sides[1]}
     if both:
         raise DataError(
@@ -76,20 +81,34 @@ def run(
     with tqdm(total=sum(map(len, sides)), desc="monitor", unit="scan", disable=not progress) as bar:
         old = _describe_all(sides[0], predictor, cfg, "", faults, bar.update)
         new = _describe_all(sides[1], predictor, cfg, device, faults, bar.update)
-    if not old or not new:
+    if not new or not (old or stored):
         raise DataError(
             "there is nothing to compare",
-            evidence=f"{len(new)} new and {len(old)} reference scans could be used; {'; '.join(faults[:SHOWN])}",
+            evidence=f"{len(new)} new{'' if stored else f' and {len(old)} reference'} scans could be used; {'; '.join(faults[:SHOWN])}",
             action="Mend these files, or name others.",
         )
-    drift = compare(old, new, alpha=alpha, min_scans=min_scans)
+    known = stored or collect(old, settings_of(cfg))
+    drift = compare(known, new, alpha=alpha, min_scans=min_scans)
+    count = sum(item.scans for item in known.devices)
     sha256 = folder_sha256(model)
     write_text(out / MONITOR_TABLE, _table(old, new))
-    write_json(out / MONITOR_JSON, _summary(drift, sha256, min_scans, len(old), len(faults)))
-    page = render(drift, references=len(old), failed=len(faults), model_sha256=sha256)
+    write_json(out / MONITOR_JSON, _summary(drift, sha256, min_scans, count, len(faults), given=stored is None))
+    page = render(drift, references=count, failed=len(faults), model_sha256=sha256)
     write_text(out / MONITOR_PAGE, page)
     _answer(drift, faults, out)
     return drift
+
+
+def _stored(model: Path) -> Reference:
+    """The reference in a model folder."""
+    stored = read_reference(model)
+    if stored is None:
+        raise DataError(
+            f"{model} holds no reference to compare with",
+            evidence="it was made before training wrote one, or not by `sa2net train`",
+            action="Name scans that the network was not trained on with --reference-scans, or train again.",
+        )
+    return stored
 
 
 def _describe_all(
@@ -142,12 +161,15 @@ def _table(old: Sequence[Described], new: Sequence[Described]) -> str:
     return stream.getvalue()
 
 
-def _summary(drift: Drift, sha256: str, min_scans: int, references: int, failed: int) -> dict[str, object]:
+def _summary(
+    drift: Drift, sha256: str, min_scans: int, references: int, failed: int, *, given: bool
+) -> dict[str, object]:
     return {
         "schema_version": 1,
         "verdict": drift.verdict,
         "alpha": drift.alpha,
         "min_scans": min_scans,
+        "reference": "given scans" if given else "model folder",
         "reference_scans": references,
         "failed": failed,
         "model_sha256": sha256,

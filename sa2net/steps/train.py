@@ -38,6 +38,7 @@ from sa2net.data.manifest import read_manifest
 from sa2net.data.store import data_md5
 from sa2net.errors import ConfigError, DataError
 from sa2net.evaluation.overlay import draw_overlay
+from sa2net.evaluation.reference import describe_training
 from sa2net.inference.device import resolve_device
 from sa2net.registry import tracking
 from sa2net.registry.revision import code_hashes
@@ -208,7 +209,10 @@ def _train(
             progress=progress,
             ranks=ranks,
         )
-        write_model(out / MODEL, info, fitted.weights)
+        reference = describe_training(
+            info, fitted.weights, train_cases, val_cases, device=cfg.device, progress=progress
+        )
+        write_model(out / MODEL, info, fitted.weights, reference)
         _write_history(out, fitted.history)
         _write_timing(out, fitted, seconds=time.perf_counter() - started, threads=cfg.threads, processes=ranks.count)
         tracker.log_metrics(

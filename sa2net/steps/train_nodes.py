@@ -17,12 +17,11 @@ from typing import Any
 from sa2net.artifacts import (
     HISTORY,
     MANIFEST,
-    MODEL_JSON,
+    MODEL_FILES,
     RUN_JSON,
     TIMING_JSON,
     VALIDATION_HISTORY,
     VALIDATION_REPORT,
-    WEIGHTS,
     file_sha256,
     folder_sha256,
     read_json,
@@ -248,8 +247,8 @@ def _fetched(folder: Path, cfg: TrainConfig, out: Path) -> TrainResult:
         said = read_json(source / TIMING_JSON)
         info = read_model_info(source / MODEL)
         read_weights(source / MODEL)
-        with replaced_folder(out / MODEL, (MODEL_JSON, WEIGHTS)) as fresh:
-            for name in (MODEL_JSON, WEIGHTS):
+        with replaced_folder(out / MODEL, MODEL_FILES) as fresh:
+            for name in MODEL_FILES:
                 shutil.copyfile(source / MODEL / name, fresh / name)
         for name in (HISTORY, VALIDATION_HISTORY, RUN_JSON, TIMING_JSON):
             shutil.copyfile(source / name, out / name)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sa2net.artifacts import folder_sha256, read_model_info, read_weights
+from sa2net.artifacts import MODEL_FILES, folder_sha256, read_model_info, read_reference, read_weights
 from sa2net.config import Config, TrainConfig, ValidateConfig
 from sa2net.data.layout import read_cases, read_scan
 from sa2net.errors import ConfigError, DataError
@@ -71,7 +71,12 @@ def test_the_model_folder_explains_itself(whole: Path, checked: Path) -> None:
     assert info.sweep_width == 48
     assert info.spacing_mm[0] == pytest.approx(0.4 * report["sweep_width"] / 48)
     assert info.params == {"train": settings().model_dump(mode="json")}
-    assert sorted(path.name for path in (whole / "out" / "model").iterdir()) == ["model.json", "weights.safetensors"]
+    assert {path.name for path in (whole / "out" / "model").iterdir()} == set(MODEL_FILES)
+    reference = read_reference(whole / "out" / "model")
+    assert reference is not None
+    assert [(item.device, item.scans, len(item.signals["entropy"])) for item in reference.devices] == [
+        ("factory", 8, 2)
+    ]
     Predictor.load(whole / "out" / "model", device="cpu", threads=1)
 
 

@@ -5,10 +5,12 @@ import random
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
 from sa2net.config import MeasureConfig
-from sa2net.evaluation.drift import SIGNALS, Described, Drift, compare, describe_scan, p_value, scans_needed
+from sa2net.evaluation.drift import PICTURE_SIGNALS, SIGNALS, Described, Drift, collect, compare, describe_scan
 from sa2net.evaluation.drift_page import render
+from sa2net.evaluation.drift_tests import can_alarm, difference, rank_test, scans_needed
 from sa2net.inference.predictor import Prediction
 
 
@@ -24,15 +26,36 @@ def drawn(generator: np.random.Generator, count: int, shift: float = 0.0, device
 
 
 def judge(old: list[Described], new: list[Described], alpha: float = 0.05) -> Drift:
-    return compare(old, new, alpha=alpha, min_scans=3)
+    return compare(collect(old, {}), new, alpha=alpha, min_scans=3)
 
 
 def test_p_values_worked_by_hand() -> None:
-    assert p_value([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / math.comb(6, 3))
-    assert p_value([0, 0, 0, 0], [1, 1, 1, 1], binary=True) == pytest.approx(2 / math.comb(8, 4))
-    assert p_value([1, 1, 2, 2], [3, 3, 4, 4]) == pytest.approx(2 / math.comb(8, 4))  # ties: all permutations
-    assert p_value([7, 7, 7], [7, 7, 7]) == 1.0
-    assert p_value([1, 2], [8, 9, 10]) == 1.0  # too few values
+    assert difference([1, 2, 3], [4, 5, 6]) == pytest.approx((2 / math.comb(6, 3),) * 2)
+    assert difference([0, 0, 0, 0], [1, 1, 1, 1], binary=True) == pytest.approx((2 / math.comb(8, 4),) * 2)
+    assert difference([1, 1, 2, 2], [3, 3, 4, 4])[0] == pytest.approx(2 / math.comb(8, 4))  # equal values
+    assert rank_test([1, 2, 2], [2, 3, 3]) == pytest.approx(2 * 3 / math.comb(6, 3))  # 3 of 20 ways are as far up
+    assert difference([7, 7, 7], [7, 7, 7])[0] == 1.0
+    assert difference([1, 2], [8, 9, 10]) == (1.0, 1.0)  # too few values
+    assert difference([0, 0, 0], [0, 0, 0], binary=True) == (1.0, 1.0)  # nothing could differ
+    p, smallest = difference([0] * 9 + [1], [1, 0, 0], binary=True)
+    assert smallest == pytest.approx(3 / math.comb(13, 2))  # both refusals among the three new ones
+    assert p > smallest
+
+
+def test_the_rank_test_is_that_of_scipy() -> None:
+    generator = np.random.default_rng(8)
+    for sizes in ((5, 9), (12, 4), (60, 7)):
+        old, new = (generator.standard_normal(size).tolist() for size in sizes)
+        assert rank_test(old, new) == pytest.approx(float(mannwhitneyu(old, new, method="exact").pvalue))
+    many, more = (generator.integers(0, 5, 200).tolist() for _ in range(2))  # too many to count
+    assert rank_test(many, more) == pytest.approx(float(mannwhitneyu(many, more, method="asymptotic").pvalue))
+
+
+def test_only_comparisons_that_can_alarm_are_in_the_family() -> None:
+    assert can_alarm([0.004, 0.004, 1.0, 0.02], 0.01) == [0, 1]
+    assert can_alarm([0.004, 0.004, 0.004], 0.01) == []  # three at 0.01 / 3 or less would be needed
+    assert can_alarm([0.0001] * 3 + [0.004], 0.01) == [0, 1, 2]
+    assert can_alarm([1.0], 0.01) == []
 
 
 def test_scans_needed_worked_by_hand() -> None:
@@ -64,6 +87,21 @@ def test_too_few_scans_cannot_tell_however_far_they_are() -> None:
     assert judge(drawn(generator, 2), drawn(generator, 30, shift=99.0), 0.01).verdict == "cannot tell"
 
 
+def test_a_reference_of_many_pictures_and_few_predictions_tells_of_the_pictures_alone() -> None:
+    generator = np.random.default_rng(9)
+    pictures = [
+        Described(item.name, "", {name: item.signals[name] for name in PICTURE_SIGNALS})
+        for item in drawn(generator, 30)
+    ]
+    known = collect(pictures + drawn(generator, 4), {})
+    said = compare(known, drawn(generator, 10), alpha=0.01, min_scans=10)
+    assert said.verdict == "cannot tell"
+    assert said.devices[0].reason == "7 signals have only 4 reference values: 15 new scans can tell"
+    assert {row.signal for row in said.compared if row.tested} == set(PICTURE_SIGNALS)
+    shifted = compare(known, drawn(generator, 10, shift=6.0), alpha=0.01, min_scans=10)
+    assert shifted.verdict == "drift"
+
+
 def test_the_order_of_the_scans_changes_nothing() -> None:
     generator = np.random.default_rng(4)
     old, new = drawn(generator, 10), drawn(generator, 12, shift=3.0)
@@ -75,7 +113,7 @@ def test_devices_are_held_against_their_own_reference() -> None:
     generator = np.random.default_rng(5)
     old = drawn(generator, 15, device="a") + drawn(generator, 15, shift=9.0, device="b")
     new = drawn(generator, 15, device="a") + drawn(generator, 15, device="b") + drawn(generator, 15, device="c")
-    said = compare(old, new, alpha=0.01, min_scans=10)
+    said = compare(collect(old, {}), new, alpha=0.01, min_scans=10)
     verdicts = {item.device: (item.verdict, item.known) for item in said.devices}
     assert verdicts["a"] == ("no drift found", True)
     assert verdicts["b"] == ("drift", True)

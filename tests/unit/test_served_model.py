@@ -23,10 +23,20 @@ from serving_cases import base64_of, hostile_requests, mask_of, picture, png_hea
 
 import sa2net
 from sa2net.anatomy import FOREGROUND
-from sa2net.artifacts import MODEL_JSON, folder_sha256, read_json, write_json
+from sa2net.artifacts import (
+    MODEL_JSON,
+    folder_sha256,
+    read_json,
+    read_model_info,
+    read_weights,
+    write_json,
+    write_model,
+)
 from sa2net.config import EvaluateConfig
 from sa2net.data.layout import PictureError, decode
+from sa2net.data.sweep import sweep_mask
 from sa2net.errors import ConfigError, DataError, StorageError
+from sa2net.evaluation.drift import Described, collect, describe_picture
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import packaging
 from sa2net.serving.answers import Answering, recorded_sha256, registered_as
@@ -155,6 +165,26 @@ class TestAnswering:
             said = f"mean grey of {item.label}" if item in found else f"no {item.name} was found"
             assert sum(said in line for line in row["warnings"]) == 1
         assert any("check the pixel spacing" in line for line in row["warnings"])
+
+    def test_a_scan_outside_of_the_reference_is_warned_of(self, folder: Path, tmp_path: Path) -> None:
+        """24 reference scans: one of their kind gets no other answer than without them, a darker one a warning."""
+        scans = [draw_case(seed)[0] for seed in range(24)]
+        known = [Described("", "", describe_picture(scan, sweep_mask(scan))) for scan in scans]
+        write_model(tmp_path / "model", read_model_info(folder), read_weights(folder), collect(known, {}))
+        plain, served = (Answering.load(place, tmp_path, {"threads": 1}) for place in (folder, tmp_path / "model"))
+        scan = draw_case(100)[0]
+        darker = np.where(scan > 0, np.clip(scan * 0.4, 12, 255), 0).astype(np.uint8)
+        for grey, more in ((scan, 0), (darker, 1)):
+            before, now = (one.answer(1, ServedScan(base64_of(picture(grey))))["warnings"] for one in (plain, served))
+            assert now[: len(before)] == before
+            assert sum("mean grey inside the sweep is" in line for line in now) == more
+            assert bool(now[len(before) :]) == bool(more)
+
+    def test_a_reference_that_cannot_be_used_is_no_model(self, folder: Path, tmp_path: Path) -> None:
+        write_model(tmp_path / "model", read_model_info(folder), read_weights(folder))
+        write_json(tmp_path / "model" / "reference.json", {"schema_version": 9})
+        with pytest.raises(DataError, match=r"reference\.json"):
+            Answering.load(tmp_path / "model", tmp_path, {})
 
     def test_many_threads_get_the_answer_of_one(self, answering: Answering) -> None:
         scans = [ServedScan(base64_of(picture(draw_case(seed)[0]))) for seed in range(4)]
