@@ -4,11 +4,11 @@ The file is a pickle, and is only ever read by torch's restricted reader: tensor
 numbers that trainers note beside them. A file that asks for anything else is refused, whatever it is.
 """
 
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from sa2net.anatomy import CLASS_NAMES, NUM_CLASSES
 from sa2net.artifacts import (
-    MODEL_JSON,
-    WEIGHTS,
+    MODEL_FILES,
     DataBounds,
     ModelInfo,
     Range,
@@ -93,7 +92,7 @@ def run(
         DataError: The file is damaged, holds more than plain values, or another network.
         ConfigError: An option cannot be right.
     """
-    check_replaceable(out, (MODEL_JSON, WEIGHTS))
+    check_replaceable(out, MODEL_FILES)
     state = read_state(checkpoint)
     found = convert(state, mean=mean, std=std, heads=heads)
     if found.cfg.num_classes != NUM_CLASSES:
@@ -135,7 +134,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if asked := _asked_for(path, error):
             raise DataError(
                 f"{path} holds more than tensors and plain values, and was not read",
@@ -168,7 +167,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
     )
 
 
-def _asked_for(path: Path, error: pickle.UnpicklingError) -> list[str]:
+def _asked_for(path: Path, error: UnpicklingError) -> list[str]:
     """What a refused file asks for, beyond what is harmless; empty where that cannot be told."""
     try:
         with torch.serialization.safe_globals(_NUMBERS):

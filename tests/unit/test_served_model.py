@@ -388,7 +388,10 @@ def unpickling(source: str) -> list[str]:
         if isinstance(node, ast.Import):
             found += [item.name for item in node.names if item.name.split(".")[0] in FORBIDDEN]
         elif isinstance(node, ast.ImportFrom):
-            found += [str(node.module)] if str(node.module).split(".")[0] in FORBIDDEN else []
+            harmless = {item.name for item in node.names} <= {
+                "UnpicklingError"
+            }  # what torch's restricted reader raises
+            found += [str(node.module)] if str(node.module).split(".")[0] in FORBIDDEN and not harmless else []
             found += [f"torch.{item.name}" for item in node.names if node.module == "torch" and item.name == "load"]
         elif isinstance(node, ast.Call):
             name, words = ast.unparse(node.func), {item.arg: ast.unparse(item.value) for item in node.keywords}

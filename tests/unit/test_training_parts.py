@@ -1,6 +1,5 @@
 """Crops, schedule and checkpoints: what makes a training repeatable."""
 
-import copy
 import json
 import multiprocessing
 import time
@@ -13,14 +12,11 @@ from torch import nn
 
 from sa2net.anatomy import IGNORE_INDEX
 from sa2net.artifacts import Normalisation
-from sa2net.config import AugmentConfig, LossConfig, ModelConfig, TrainConfig
+from sa2net.config import AugmentConfig, TrainConfig
 from sa2net.data.dataset import CropDataset, EpochSampler, FramedScan, derived_seed, frame_case
 from sa2net.data.framing import WorkingScale
 from sa2net.data.layout import read_cases
 from sa2net.errors import ConfigError, DeviceError
-from sa2net.model.losses import build_loss
-from sa2net.model.network import build
-from sa2net.model.recompute import recompute_activations
 from sa2net.training.averaging import Averaged
 from sa2net.training.capacity import largest_batch, with_batch_size
 from sa2net.training.checkpoint import (
@@ -366,33 +362,3 @@ def test_iterations_become_whole_epochs() -> None:
         with_epochs(TrainConfig(iterations=10, warmup_epochs=3), 16)
     with pytest.raises(ValueError, match=r"epochs would have no effect while iterations is set"):
         TrainConfig(iterations=10, epochs=7)
-
-
-# Recomputed activations
-
-
-@pytest.mark.parametrize(
-    ("architecture", "backbone"),
-    [
-        ("sa2net", "resnet10t"),
-        ("sa2net", "swin_tiny_patch4_window7_224"),
-        ("sa2net", "efficientnet_b0"),
-        ("sa2net", "deit_tiny_patch16_224"),
-        ("smp/unet", "resnet10t"),
-        ("unet", "resnet10t"),
-    ],
-)
-def test_recomputed_activations_change_no_gradient_and_no_statistic(architecture: str, backbone: str) -> None:
-    torch.manual_seed(0)
-    plain = build(ModelConfig(architecture=architecture, backbone=backbone, channels=16))
-    recomputing = copy.deepcopy(plain)
-    recompute_activations(recomputing)
-    picture, mask = torch.randn(2, 1, 64, 64), torch.randint(0, 4, (2, 64, 64))
-    for network in (plain, recomputing):
-        torch.manual_seed(1)
-        build_loss(LossConfig())(network(picture), mask)["total"].backward()
-    for ours, theirs in zip(plain.parameters(), recomputing.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, recomputing.state_dict()[name]), name
-    assert torch.equal(plain.eval()(picture), recomputing.eval()(picture))

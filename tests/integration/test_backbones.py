@@ -1,5 +1,6 @@
 """One contract for every backbone and every rival: sizes, strides, gradients, weights on disk, a portable program."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from sa2net.model.backbone import TimmBackbone, build_backbone
 from sa2net.model.logits import STRIDES, TrainingLogits
 from sa2net.model.losses import build_loss
 from sa2net.model.network import build
+from sa2net.model.recompute import recompute_activations
 
 SMALL = ModelConfig(channels=16, dropout=0.0, predictor=PredictorConfig(embed_dim=16, depth=1, num_heads=2, mask_dim=8))
 FAMILIES = (
@@ -229,3 +231,33 @@ def test_settings_of_other_architectures_are_refused():
 def test_a_decoder_that_does_not_fit_its_backbone_is_refused():
     with pytest.raises(ConfigError, match=r"cannot be the backbone of smp/deeplabv3"):
         build(ModelConfig(architecture="smp/deeplabv3", backbone="pvt_v2_b0"))
+
+
+# Recomputed activations
+
+
+@pytest.mark.parametrize(
+    ("architecture", "backbone"),
+    [
+        ("sa2net", "resnet10t"),
+        ("sa2net", "swin_tiny_patch4_window7_224"),
+        ("sa2net", "efficientnet_b0"),
+        ("sa2net", "deit_tiny_patch16_224"),
+        ("smp/unet", "resnet10t"),
+        ("unet", "resnet10t"),
+    ],
+)
+def test_recomputed_activations_change_no_gradient_and_no_statistic(architecture, backbone):
+    torch.manual_seed(0)
+    plain = build(ModelConfig(architecture=architecture, backbone=backbone, channels=16))
+    recomputing = copy.deepcopy(plain)
+    recompute_activations(recomputing)
+    picture, mask = torch.randn(2, 1, 64, 64), torch.randint(0, 4, (2, 64, 64))
+    for network in (plain, recomputing):
+        torch.manual_seed(1)
+        build_loss(LossConfig())(network(picture), mask)["total"].backward()
+    for ours, theirs in zip(plain.parameters(), recomputing.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, recomputing.state_dict()[name]), name
+    assert torch.equal(plain.eval()(picture), recomputing.eval()(picture))
