@@ -17,6 +17,7 @@ from sa2net.scoliosis.band import Band
 from sa2net.scoliosis.landmarks import Landmarks, Level
 from sa2net.scoliosis.result import Point
 from sa2net.scoliosis.spine import Observations, fit_spine
+from sa2net.scoliosis.threads import on_one_thread
 from sa2net.scoliosis.uncertainty import CALIBRATION, interval
 
 _FEWEST = 3  # levels that carry a spine
@@ -77,6 +78,7 @@ class Reading:
     chosen: tuple[ChosenCurve, ...]
 
 
+@on_one_thread
 def read_levels(
     levels: Sequence[HandLevel],
     curves: Sequence[HandCurve],

@@ -28,6 +28,7 @@ from sa2net.scoliosis.result import (
     Spacing,
 )
 from sa2net.scoliosis.spine import Observations, Spine, fit_spine
+from sa2net.scoliosis.threads import on_one_thread
 from sa2net.scoliosis.uncertainty import influence, interval, standard_error
 
 Floats = npt.NDArray[np.float64]
@@ -63,6 +64,7 @@ class _Spines:
     midline: Spine
 
 
+@on_one_thread
 def measure(
     mask: Picture,
     *,
@@ -91,6 +93,7 @@ def measure(
     return measure_levels(found, shape, cfg=cfg, spacing_mm=spacing_mm, others=rest, source=source)
 
 
+@on_one_thread
 def measure_levels(
     found: Landmarks,
     shape: tuple[int, int],
