@@ -31,6 +31,11 @@ _WATCH = """() => {
         () => times.push(performance.now() - moved)))).observe(canvas, { attributes: true, attributeFilter: ["data-answered"] });
 }"""
 
+_NEXT = """before => new Promise(done => {
+    const look = () => (times.length > before ? done(times[times.length - 1]) : requestAnimationFrame(look));
+    look();
+})"""
+
 
 def in_the_page(link: str, moves: int) -> dict[str, list[float]]:
     """Milliseconds of each move, in two sizes of window."""
@@ -87,9 +92,9 @@ def _move(page: Any, x: float, y: float) -> float:
     """Milliseconds of one move of the pointer that changes levels or ends."""
     before = page.evaluate("times.length")
     page.mouse.move(x, y)
-    while page.evaluate("times.length") == before:
-        time.sleep(0.005)
-    return float(page.evaluate("times[times.length - 1]"))
+    # The page itself waits, in frames, as under a pointer that keeps moving: without them Chromium goes to sleep between
+    # two moves, and asking it from here again and again would take the time of its frames.
+    return float(page.evaluate(_NEXT, before))
 
 
 def of_the_server(link: str, moves: int) -> list[float]:
