@@ -123,10 +123,14 @@ def known(name: str) -> None:
 
 
 def size_arguments(name: str) -> dict[str, Any]:
-    """Arguments of timm's constructor that free a transformer of its fixed picture size."""
+    """Arguments of timm's constructor that free a transformer of its fixed picture size.
+
+    Raises:
+        ConfigError: The network gives no feature maps.
+    """
     if name.startswith(("swin_", "swinv2_")):
         return {"strict_img_size": False}
-    strides = _probed(name, {}).feature_info.reduction()
+    strides = _asked(name, {}).feature_info.reduction()
     if len(set(strides)) > 1:
         return {}
     # A plain transformer: only its last map is read, so that no parameter behind it is left without a gradient.
@@ -203,10 +207,7 @@ def _multiple(name: str, arguments: Mapping[str, Any]) -> int:
     Most take every multiple of the coarsest stride; transformers with fixed windows take multiples of the size that
     they were made for.
     """
-    try:
-        probe = _probed(name, arguments)
-    except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError) as error:
-        raise _unusable(name, str(error)) from error
+    probe = _asked(name, arguments)
     strides = list(probe.feature_info.reduction())
     if set(strides) != {PATCH} and any(strides.count(stride) != 1 for stride in STRIDES):
         raise _unusable(name, f"its maps have strides {', '.join(map(str, strides))}")
@@ -228,6 +229,14 @@ def _probed(name: str, arguments: Mapping[str, Any]) -> Any:
     """The network without memory for its weights, to ask it about its maps."""
     with torch.device("meta"):
         return timm.create_model(name, features_only=True, pretrained=False, **arguments)
+
+
+def _asked(name: str, arguments: Mapping[str, Any]) -> Any:
+    """The same, where what timm cannot build is an error of the settings."""
+    try:
+        return _probed(name, arguments)
+    except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError) as error:
+        raise _unusable(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 
 def _takes(name: str, argument: str) -> bool:
