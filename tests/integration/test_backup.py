@@ -346,6 +346,7 @@ def assert_whole(client: MlflowClient, origin: Path, runs: Mapping[str, str]) ->
     assert len(client.search_logged_models(experiments)) == 2
 
 
+@pytest.mark.long
 def test_a_server_that_dies_in_the_middle(origin: Path, tmp_path: Path):
     left = 1 << 30
 

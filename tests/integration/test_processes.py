@@ -114,6 +114,7 @@ def test_the_loss_curve_is_that_of_one_process(
     assert validation[1].to_numpy() == pytest.approx(validation[0].to_numpy(), abs=5e-3)
 
 
+@pytest.mark.long
 def test_two_processes_go_on_where_one_stopped_and_write_once(
     places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
