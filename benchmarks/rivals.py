@@ -14,6 +14,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -30,7 +31,20 @@ from sa2net.training.schedule import make_optimiser
 
 SECONDS = 120.0
 CORES = 2
-GRID = Grid(
+
+
+@dataclass(frozen=True)
+class TimedGrid(Grid):
+    """Trainings of an equal time, which belongs to what a row is of; the steps that it buys differ from run to run.
+
+    Attributes:
+        seconds: Of training, on so many quiet cores as `CORES`.
+    """
+
+    seconds: float = SECONDS
+
+
+GRID = TimedGrid(
     width=640,
     train=24,
     val=6,
@@ -74,8 +88,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "rivals.csv")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of training, on two quiet cores")
     args = parser.parse_args()
-    # The budget belongs to what rows are of; the steps that it buys differ a little from run to run and do not.
-    grid = dataclasses.replace(GRID, common=(*GRID.common, f"train.iterations={round(args.seconds * 1000)}"))
+    grid = dataclasses.replace(GRID, seconds=args.seconds)
 
     def bought(cfg: TrainConfig) -> TrainConfig:
         steps = max(1, int(args.seconds * CORES / seconds_of_step(cfg)))

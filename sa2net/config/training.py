@@ -76,7 +76,7 @@ class TrainConfig(Section):
     threads: int = Field(2, ge=1, le=1024, description="CPU threads of torch; part of what makes a run bit-equal")
     compile: bool = Field(False, description="compile the network (torch.compile; needs a C++ compiler, or Triton)")
     recompute: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, about a third more time"
+        False, description="recompute activations in the backward pass: less memory, about a third more arithmetic"
     )
     workers: int = Field(0, ge=0, description="processes that prepare crops; 0 = in the trainer itself")
     prefetch: int = Field(2, ge=1, description="batches that each of them prepares in advance")

@@ -23,12 +23,12 @@ from sa2net.artifacts import (
 )
 from sa2net.config import EvaluateConfig
 from sa2net.data.angles import read_true_angles
-from sa2net.data.layout import list_path, read_cases
+from sa2net.data.layout import Case, list_path, read_cases
 from sa2net.data.store import data_md5
 from sa2net.errors import DataError
 from sa2net.evaluation.angle_scores import AngleMeasurer, summarise_angles
 from sa2net.evaluation.report import write_report
-from sa2net.evaluation.scoring import is_phantom, read_groups, score, summarise, timing
+from sa2net.evaluation.scoring import Evaluation, is_phantom, read_groups, score, summarise, timing
 from sa2net.evaluation.tables import write_angles, write_subgroups, write_tables
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import tracking
@@ -111,9 +111,12 @@ def _numbers(scores: Scores) -> dict[str, float]:
     return numbers | {f"{scores.split}_calibration_error": scores.calibration.ece} | angles
 
 
-def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bool = True) -> EvaluateResult:
-    """Score a model and write its folder; nothing is tracked."""
-    check_replaceable(out, EVALUATION_FILES)
+def scored_cases(cfg: EvaluateConfig, data: Path) -> list[Case]:
+    """The scans of the split that is scored.
+
+    Raises:
+        DataError: There are none.
+    """
     cases = read_cases(data, [cfg.split])
     if not cases:
         raise DataError(
@@ -121,6 +124,39 @@ def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, prog
             evidence=f"{list_path(data, cfg.split)} names no scan",
             action="List the scans there, one name a line, or choose another split with --set evaluate.split=...",
         )
+    return cases
+
+
+def write_evaluation(
+    folder: Path,
+    evaluation: Evaluation,
+    scores: Scores,
+    cfg: EvaluateConfig,
+    *,
+    groups: dict[str, dict[str, str]],
+    masks: Path,
+) -> None:
+    """Write scores, tables and report.
+
+    Args:
+        folder: Where to.
+        evaluation: Every scan with its scores.
+        scores: What they come to.
+        cfg: The evaluate section.
+        groups: Subgroups of the scans, as `read_groups` gives them.
+        masks: Folder of the predicted masks, NAME.png.
+    """
+    write_scores(folder / SCORES, scores)
+    write_tables(folder, evaluation, scores)
+    write_subgroups(folder, evaluation, cfg, groups)
+    write_angles(folder, evaluation)
+    write_report(folder, evaluation, scores, cfg, masks=masks, groups=groups)
+
+
+def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, progress: bool = True) -> EvaluateResult:
+    """Score a model and write its folder; nothing is tracked."""
+    check_replaceable(out, EVALUATION_FILES)
+    cases = scored_cases(cfg, data)
     truths = read_true_angles(data)
     known = sum(case.name in truths for case in cases)
     predictor = Predictor.for_settings(model, cfg)
@@ -138,12 +174,7 @@ def score_model(cfg: EvaluateConfig, *, data: Path, model: Path, out: Path, prog
             phantom=is_phantom(data, cases),
             angles=summarise_angles(evaluation.results, cfg),
         )
-        write_scores(fresh / SCORES, scores)
-        write_tables(fresh, evaluation, scores)
-        groups = read_groups(data, cases)
-        write_subgroups(fresh, evaluation, cfg, groups)
-        write_angles(fresh, evaluation)
-        write_report(fresh, evaluation, scores, cfg, masks=Path(masks), groups=groups)
+        write_evaluation(fresh, evaluation, scores, cfg, groups=read_groups(data, cases), masks=Path(masks))
         seconds = timing(evaluation, device=str(predictor.device), threads=cfg.threads)
         write_json(fresh / TIMING_JSON, seconds)
     logger.info("Angles are compared in the %d of %d scans whose true curves are known", known, len(cases))

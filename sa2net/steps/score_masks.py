@@ -13,20 +13,17 @@ import numpy.typing as npt
 from sa2net.anatomy import NUM_CLASSES
 from sa2net.artifacts import (
     EVALUATION_FILES,
-    SCORES,
     Scores,
     check_replaceable,
     file_sha256,
     replaced_folder,
-    write_scores,
 )
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import MASK_SUFFIX, Case, list_path, read_cases, read_mask, read_scan
+from sa2net.data.layout import MASK_SUFFIX, Case, read_mask, read_scan
 from sa2net.data.store import data_md5
 from sa2net.errors import DataError
-from sa2net.evaluation.report import write_report
 from sa2net.evaluation.scoring import is_phantom, read_groups, score, summarise
-from sa2net.evaluation.tables import write_angles, write_subgroups, write_tables
+from sa2net.steps.evaluate import scored_cases, write_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +66,7 @@ def run(cfg: EvaluateConfig, *, data: Path, masks: Path, out: Path, progress: bo
             is named.
     """
     check_replaceable(out, EVALUATION_FILES)
-    cases = read_cases(data, [cfg.split])
-    if not cases:
-        raise DataError(
-            f"there is nothing to score in the split {cfg.split}",
-            evidence=f"{list_path(data, cfg.split)} names no scan",
-            action="Choose another split with --set evaluate.split=...",
-        )
+    cases = scored_cases(cfg, data)
     places = find_label_maps(masks, cases)
     given = (LabelMap(read_mask(place)) for place in places)  # `score` asks in the order of the cases
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -92,12 +83,7 @@ def run(cfg: EvaluateConfig, *, data: Path, masks: Path, out: Path, progress: bo
             phantom=is_phantom(data, cases),
         )
         scores = summary.model_copy(update={"inference": INFERENCE})
-        write_scores(fresh / SCORES, scores)
-        write_tables(fresh, evaluation, scores)
-        groups = read_groups(data, cases)
-        write_subgroups(fresh, evaluation, cfg, groups)
-        write_angles(fresh, evaluation)
-        write_report(fresh, evaluation, scores, cfg, masks=Path(kept), groups=groups)
+        write_evaluation(fresh, evaluation, scores, cfg, groups=read_groups(data, cases), masks=Path(kept))
     logger.info("Scores, tables and report are in %s", out)
     return scores
 

@@ -9,10 +9,8 @@ from sa2net.config import TrainConfig
 from sa2net.errors import ConfigError
 from sa2net.inference.device import resolve_device, resolve_precision
 from sa2net.model.losses import build_loss
-from sa2net.model.network import build
-from sa2net.model.recompute import recompute_activations
-from sa2net.training.loop import out_of_memory
-from sa2net.training.ranks import Ranks
+from sa2net.training.loop import fresh_network, out_of_memory
+from sa2net.training.ranks import ALONE, Ranks
 from sa2net.training.schedule import make_optimiser
 
 logger = logging.getLogger(__name__)
@@ -80,10 +78,9 @@ def _one_step(cfg: TrainConfig, size: int, device: torch.device) -> None:
     """
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    network = build(cfg.model.model_copy(update={"pretrained": False})).to(device)
+    untrained = cfg.model_copy(update={"model": cfg.model.model_copy(update={"pretrained": False})})
+    network = fresh_network(untrained, ALONE, device).to(device)
     network = network.to(memory_format=torch.channels_last)
-    if cfg.recompute:
-        recompute_activations(network)
     optimiser = make_optimiser(network, cfg)
     shape = (size, cfg.augment.crop_height, cfg.augment.crop_width)
     picture = torch.randn(size, 1, *shape[1:], device=device).to(memory_format=torch.channels_last)

@@ -104,7 +104,7 @@ def fit(
     set_threads(cfg.threads)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
     # Convolutions are a little faster this way, on CPU and GPU alike.
-    network = _fresh_network(cfg, ranks, device).to(memory_format=torch.channels_last)
+    network = fresh_network(cfg, ranks, device).to(memory_format=torch.channels_last)
     if initial is not None:
         network.load_state_dict(initial)
     loss_function = build_loss(cfg.loss)
@@ -219,7 +219,7 @@ def accumulated(cfg: TrainConfig, index: int, steps: int) -> int:
     return min(cfg.accumulate, steps - first)
 
 
-def _fresh_network(cfg: TrainConfig, ranks: Ranks, device: torch.device) -> nn.Module:
+def fresh_network(cfg: TrainConfig, ranks: Ranks, device: torch.device) -> nn.Module:
     """A network with fresh weights. Those of the main process are what all start from."""
     network: nn.Module = build(cfg.model if ranks.main else cfg.model.model_copy(update={"pretrained": False}))
     if cfg.recompute:
@@ -280,7 +280,7 @@ def out_of_memory(cfg: TrainConfig, error: Exception) -> DeviceError:
             f"train.batch_size={half} train.accumulate={cfg.accumulate * 2} (the same training, half the memory)"
         )
     if not cfg.recompute:
-        cures.append("train.recompute=true (about a third slower)")
+        cures.append("train.recompute=true (about a third more arithmetic)")
     if cfg.augment.crop_height > 64 and cfg.augment.crop_width > 64:
         height, width = (
             max(64, side * 3 // 4 // 32 * 32) for side in (cfg.augment.crop_height, cfg.augment.crop_width)

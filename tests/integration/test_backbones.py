@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import safetensors.torch
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from sa2net.config import LossConfig, ModelConfig, PredictorConfig
+from sa2net.config.network import Architecture
 from sa2net.errors import ConfigError
 from sa2net.model.backbone import TimmBackbone, build_backbone
 from sa2net.model.logits import STRIDES, TrainingLogits
@@ -57,17 +59,7 @@ LARGE = (
     "convnextv2_base",
     "maxvit_tiny_tf_224",
 )
-RIVALS = (
-    "unet",
-    "smp/unet",
-    "smp/unetplusplus",
-    "smp/fpn",
-    "smp/upernet",
-    "smp/pspnet",
-    "smp/deeplabv3",
-    "smp/deeplabv3plus",
-    "smp/segformer",
-)
+RIVALS = tuple(name for name in get_args(Architecture) if name != "sa2net")
 
 
 @pytest.fixture(autouse=True)
