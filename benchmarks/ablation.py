@@ -1,13 +1,14 @@
 """What each part and each mended fault of SA2Net is worth on phantoms, at an equal number of small steps.
 
-Every arm trains the same number of steps at CPU size (at most a minute on two quiet cores), with three seeds. Rows are
-kept in benchmarks/results/ablation.csv, so that the run goes on where it was.
+Every arm trains the same number of steps at CPU size (about a minute of one quiet core), with three seeds. Rows are kept
+in benchmarks/results/ablation.csv, so that the run goes on where it was.
 
     python -m benchmarks.ablation            # train what is missing, then print the table
     python -m benchmarks.ablation --report   # the table alone
 """
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ GRID = Grid(
         "train.augment.crop_width=160",
         "train.model.channels=32",
         "train.device=cpu",
-        "train.threads=2",
+        "train.threads=1",
     ),
 )
 FAULTS: Mapping[str, tuple[str, ...]] = {
@@ -57,6 +58,8 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     **{f"released + mended {name}": mended(name) for name in FAULTS},
     "affinity mean": ("train.model.affinity=mean",),
     "affinity cosine": ("train.model.affinity=cosine",),
+    "64 channels": ("train.model.channels=64",),
+    "128 channels": ("train.model.channels=128",),
     "without channel branch": NO_BRANCHES[:1],
     "without position branch": NO_BRANCHES[1:2],
     "without structure affinity": NO_BRANCHES[2:],
@@ -70,8 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="print the table of what is there; train nothing")
     parser.add_argument("--results", type=Path, default=RESULTS / "ablation.csv")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time (default: one a core)")
     args = parser.parse_args()
-    table = Table(args.results) if args.report else run(GRID, ARMS, args.results)
+    table = Table(args.results) if args.report else run(GRID, ARMS, args.results, jobs=args.jobs)
     print(report(GRID, ARMS, table, reference="default"))
 
 

@@ -10,9 +10,11 @@ import csv
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,6 +192,7 @@ def run(
     path: Path,
     *,
     prepare: Callable[[TrainConfig], TrainConfig] | None = None,
+    jobs: int = 1,
 ) -> Table:
     """Train what the file does not hold yet: all arms of the first seed, then of the next.
 
@@ -197,17 +200,28 @@ def run(
         grid: What the arms share.
         arms: Their own overrides.
         path: The file.
-        prepare: Makes the settings of a training final.
+        prepare: Makes the settings of a training final; a function that a process can be sent.
+        jobs: Trainings at a time, each in a process of its own.
     """
     phantoms, table = Phantoms(grid), Table(path)
-    jobs = [(arm, seed) for seed in grid.seeds for arm in arms]
-    for arm, seed in tqdm(jobs, unit="training", desc=path.stem):
-        mark = fingerprint(grid, arms[arm])
-        if not table.has(arm, seed, mark):
-            cfg = settings(grid, arms[arm], seed)
-            rows = train_and_score(prepare(cfg) if prepare else cfg, phantoms)
-            table.add([{"arm": arm, "seed": seed, "settings": mark, **row} for row in rows])
+    marks = {arm: fingerprint(grid, overrides) for arm, overrides in arms.items()}
+    missing = [(arm, seed) for seed in grid.seeds for arm in arms if not table.has(arm, seed, marks[arm])]
+    # Spawned: a forked process would share torch's threads with its parent.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        started = {
+            pool.submit(_train_arm, settings(grid, arms[arm], seed), phantoms, prepare): (arm, seed)
+            for arm, seed in missing
+        }
+        for training in tqdm(as_completed(started), total=len(started), unit="training", desc=path.stem):
+            arm, seed = started[training]
+            table.add([{"arm": arm, "seed": seed, "settings": marks[arm], **row} for row in training.result()])
     return table
+
+
+def _train_arm(
+    cfg: TrainConfig, phantoms: Phantoms, prepare: Callable[[TrainConfig], TrainConfig] | None
+) -> list[dict[str, object]]:
+    return list(train_and_score(prepare(cfg) if prepare else cfg, phantoms))
 
 
 def report(grid: Grid, arms: Mapping[str, Sequence[str]], table: Table, *, reference: str) -> str:

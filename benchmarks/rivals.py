@@ -11,6 +11,7 @@ so that the run goes on where it was.
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Mapping
@@ -82,6 +83,11 @@ def seconds_of_step(cfg: TrainConfig) -> float:
     return statistics.median(seconds[2:])
 
 
+def bought(seconds: float, cfg: TrainConfig) -> TrainConfig:
+    """The settings with as many steps as the time pays."""
+    return cfg.model_copy(update={"iterations": max(1, int(seconds * CORES / seconds_of_step(cfg)))})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="print the table of what is there; train nothing")
@@ -90,11 +96,8 @@ def main() -> None:
     args = parser.parse_args()
     grid = dataclasses.replace(GRID, seconds=args.seconds)
 
-    def bought(cfg: TrainConfig) -> TrainConfig:
-        steps = max(1, int(args.seconds * CORES / seconds_of_step(cfg)))
-        return cfg.model_copy(update={"iterations": steps})
-
-    table = Table(args.results) if args.report else run(grid, ARMS, args.results, prepare=bought)
+    prepare = functools.partial(bought, args.seconds)
+    table = Table(args.results) if args.report else run(grid, ARMS, args.results, prepare=prepare)
     print(f"{args.seconds:g} s of {CORES} cores each, {len(grid.seeds)} seeds, {grid.test} test phantoms")
     print(report(grid, ARMS, table, reference="SA2Net"))
 
