@@ -54,6 +54,7 @@ class ModelInfo(BaseModel):
         sweep_width: Width of the sweep at working scale, px.
         spacing_mm: Size of a working-scale pixel (x, y), mm; empty where the train scans had none.
         params: The whole configuration of the run that made the weights.
+        members: Networks whose mean the model is; weights of several are named `members.NUMBER.NAME`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -66,6 +67,7 @@ class ModelInfo(BaseModel):
     bounds: DataBounds
     data_md5: str
     params: dict[str, Any]
+    members: int = 1
 
 
 def write_model(

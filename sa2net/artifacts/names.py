@@ -5,6 +5,7 @@ WEIGHTS = "weights.safetensors"
 REFERENCE = "reference.json"
 MODEL_FILES = (MODEL_JSON, WEIGHTS, REFERENCE)
 """Everything that a model folder holds; older ones have no `reference.json`."""
+OUT_OF_FOLD = "out_of_fold.csv"
 VALIDATION_REPORT = "report.json"
 VALIDATION_PAGE = "report.html"
 MANIFEST = "manifest.csv"

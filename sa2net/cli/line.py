@@ -47,6 +47,7 @@ def validate(
     show_default=True,
     help="Train in so many processes of this machine, each on a GPU of its own (or all on its CPU).",
 )
+@click.option("--folds", type=click.IntRange(1, 20), default=None, help="The same as --set train.folds=N.")
 @settings_options
 @quiet_option
 def train(
@@ -56,6 +57,7 @@ def train(
     checkpoints: Path | None,
     fresh: bool,
     processes: int,
+    folds: int | None,
     params: Path | None,
     overrides: tuple[str, ...],
     quiet: bool,
@@ -64,6 +66,7 @@ def train(
 
     Example: sa2net train --processes 4 --set train.batch_size=32 --set train.device=cuda
     """
+    overrides += () if folds is None else (f"train.folds={folds}",)
     from sa2net.registry.store import var_folder
     from sa2net.steps import train as step
     from sa2net.training.ranks import is_main

@@ -70,6 +70,9 @@ class TrainConfig(Section):
     clip_norm: float = Field(5.0, ge=0.0, description="largest gradient norm; 0 = no clipping")
     validate_every: int = Field(6, ge=1, description="epochs between two validations")
     patience: int = Field(0, ge=0, description="stop after so many validations without a better Dice; 0 = never")
+    folds: int = Field(
+        1, ge=1, le=20, description="networks, each validated on its own share of the subjects; their mean is the model"
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of weights, crops and augmentation")
     device: Device = Field("auto", description="cuda is a demand: without a GPU the run ends")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")

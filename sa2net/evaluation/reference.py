@@ -61,22 +61,20 @@ def check_settings(stored: Mapping[str, Any], cfg: EvaluateConfig, model: Path) 
 
 def describe_training(
     info: ModelInfo,
-    weights: "Mapping[str, torch.Tensor]",
-    train: Sequence[Case],
-    val: Sequence[Case],
+    networks: "Sequence[tuple[Mapping[str, torch.Tensor], Sequence[Case]]]",
+    others: Sequence[Case] = (),
     *,
     device: Device,
     progress: bool = True,
 ) -> Reference:
-    """The reference of a training: the pictures of train and validation scans, the network on validation scans alone.
+    """The reference of a training: how each network sees its validation scans, and what all other pictures look like.
 
-    The network knows its train scans: on them it is surer than on any others, and every later scan would seem to drift.
+    A network knows its train scans: on them it is surer than on any others, and every later scan would seem to drift.
 
     Args:
-        info: The `model.json` of the network.
-        weights: Its weights.
-        train: Train scans.
-        val: Validation scans.
+        info: The `model.json` of the model; each network is one of its members.
+        networks: The weights of each network, and its validation scans.
+        others: Scans of which the pictures alone are described: the train scans, where there is one network.
         device: Where to compute.
         progress: Show a progress bar, where it takes some seconds.
 
@@ -90,18 +88,24 @@ def describe_training(
     from sa2net.model.network import build
 
     cfg, target = EvaluateConfig(), resolve_device(device)
-    network = build(info.model.model_copy(update={"pretrained": False}))
-    network.load_state_dict(dict(weights))
-    predictor = Predictor(network.to(target), info, mode=cfg.mode, scales=cfg.scales, flip=cfg.flip, device=target)
-    pictures, predicted = _chosen(train, MOST_PICTURES), _chosen(val, MOST_PREDICTED)
-    described = []
-    for case in tqdm(pictures + predicted, desc="reference", unit="scan", delay=3, disable=not progress):
+    network = build(info.model.model_copy(update={"pretrained": False})).to(target)
+    predictor = Predictor(network, info, mode=cfg.mode, scales=cfg.scales, flip=cfg.flip, device=target)
+    most = -(-MOST_PREDICTED // len(networks))
+    jobs: list[tuple[Case, Mapping[str, torch.Tensor] | None]] = [
+        (case, None) for case in _chosen(others, MOST_PICTURES)
+    ]
+    jobs += [(case, weights) for weights, val in networks for case in _chosen(val, most)]
+    described, loaded = [], None
+    for case, weights in tqdm(jobs, desc="reference", unit="scan", delay=3, disable=not progress):
         scan = read_scan(case.scan)
-        if case.split == "val":
+        if weights is None:
+            signals = describe_picture(scan, sweep_mask(scan))
+        else:
+            if weights is not loaded:
+                network.load_state_dict(dict(weights))
+                loaded = weights
             said = predictor.probabilities(scan, case.spacing_mm)
             signals = describe_scan(scan, said, cfg.measure, case.spacing_mm)
-        else:
-            signals = describe_picture(scan, sweep_mask(scan))
         described.append(Described(case.name, case.device, signals))
     return collect(described, settings_of(cfg))
 

@@ -17,7 +17,7 @@ from sa2net.config import BatchConfig, Device, EvaluateConfig, Precision
 from sa2net.data.framing import Grey, ScaledBy, WorkingScale, find_frame, paste, to_working_scale
 from sa2net.errors import DataError
 from sa2net.inference.device import resolve_device, resolve_precision, set_threads
-from sa2net.model.network import build
+from sa2net.model.ensemble import build_model
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Predictor:
         info = read_model_info(folder)
         target = resolve_device(device)
         set_threads(threads)
-        network = build(info.model.model_copy(update={"pretrained": False}))
+        network = build_model(info.model, info.members)
         try:
             network.load_state_dict(read_weights(folder))
         except RuntimeError as error:

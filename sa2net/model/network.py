@@ -145,7 +145,10 @@ class SA2Net(nn.Module):
                 delattr(self.head, name)
 
 
-def build(cfg: ModelConfig) -> SA2Net | Rival | UNetSegmenter:
+Network = SA2Net | Rival | UNetSegmenter
+
+
+def build(cfg: ModelConfig) -> Network:
     """The network of a configuration, in training mode, with fresh weights (or a pretrained backbone).
 
     It takes scans (B, 1, H, W); it gives `TrainingLogits` in training, logits (B, K, H, W) in evaluation.

@@ -15,6 +15,7 @@ from sa2net.anatomy import CLASS_NAMES
 from sa2net.artifacts import (
     HISTORY,
     MANIFEST,
+    OUT_OF_FOLD,
     RUN_JSON,
     TIMING_JSON,
     VALIDATION_HISTORY,
@@ -37,14 +38,17 @@ from sa2net.data.layout import Case, write_png
 from sa2net.data.manifest import read_manifest
 from sa2net.data.store import data_md5
 from sa2net.errors import ConfigError, DataError
+from sa2net.evaluation.out_of_fold import out_of_fold
 from sa2net.evaluation.overlay import draw_overlay
 from sa2net.evaluation.reference import describe_training
 from sa2net.inference.device import resolve_device
+from sa2net.model.ensemble import join_weights
 from sa2net.registry import tracking
 from sa2net.registry.revision import code_hashes
 from sa2net.registry.versions import resolve
 from sa2net.training.capacity import with_batch_size
 from sa2net.training.checkpoint import CheckpointStore, Tensors
+from sa2net.training.folds import settings_of, split
 from sa2net.training.launch import launch
 from sa2net.training.loop import Fitted, fit
 from sa2net.training.ranks import Ranks, check_batch, check_gpus, joined
@@ -55,7 +59,8 @@ MODEL = "model"
 PICTURES = 3
 """Validation scans whose overlays are logged, the first so many by name."""
 _LOOP = tuple(
-    f"training/{name}.py" for name in ("averaging", "capacity", "checkpoint", "launch", "loop", "ranks", "schedule")
+    f"training/{name}.py"
+    for name in ("averaging", "capacity", "checkpoint", "folds", "launch", "loop", "ranks", "schedule")
 )
 _CODE = ("anatomy.py", "artifacts", "config", "data", "inference", "model", *_LOOP, "steps/train.py")
 
@@ -155,7 +160,8 @@ def _train(
             evidence=f"{len(train_cases)} train and {len(val_cases)} val scans",
             action="Run `sa2net validate` on a data set with both.",
         )
-    crops = cfg.crops_per_scan * len(train_cases)
+    folds = split(cfg, train_cases, val_cases)
+    crops = cfg.crops_per_scan * min(len(fold.train) for fold in folds)
     cfg = with_epochs(with_batch_size(cfg, ranks, crops), crops)
     scale = report.sweep_width / cfg.sweep_width
     info = ModelInfo(
@@ -167,10 +173,25 @@ def _train(
         bounds=report.bounds,
         data_md5=report.data_md5,
         params={"train": cfg.model_dump(mode="json")},
+        members=cfg.folds,
     )
     if not ranks.main:
-        fitted = fit(cfg, info, train_cases, val_cases, checkpoints=None, observer=None, progress=progress, ranks=ranks)
-        return TrainResult(out / MODEL, fitted.best_dice, fitted.best_epoch, len(fitted.history))
+        return _result(
+            out,
+            [
+                fit(
+                    settings_of(cfg, fold),
+                    info,
+                    fold.train,
+                    fold.val,
+                    checkpoints=None,
+                    observer=None,
+                    progress=progress,
+                    ranks=ranks,
+                )
+                for fold in folds
+            ],
+        )
     initial, parent = _initial(cfg)
     manifest_sha256 = file_sha256(validation / MANIFEST)
     pretrained = _pretrained_sha256(cfg)
@@ -194,41 +215,61 @@ def _train(
         ranks.failing_together(),
         tempfile.TemporaryDirectory() as pictures,
     ):
-        if fresh:
-            store.clear()
-        pictured = {case.name for case in sorted(val_cases, key=lambda case: case.name)[:PICTURES]}
-        observer = _Observer(tracker, cfg, pictured, Path(pictures))
-        fitted = fit(
-            cfg,
-            info,
-            train_cases,
-            val_cases,
-            checkpoints=store,
-            observer=observer,
-            initial=initial,
-            progress=progress,
-            ranks=ranks,
-        )
+        fitted, observed = [], 0
+        for fold in folds:
+            # A finished fold's checkpoint is its result: a training that was killed goes on in the fold it was at.
+            own = CheckpointStore(store.folder, f"fold-{fold.number}") if fold.number else store
+            own.folder.mkdir(exist_ok=True)
+            if fresh:
+                own.clear()
+            pictured = {case.name for case in sorted(fold.val, key=lambda case: case.name)[:PICTURES]}
+            observer = _Observer(tracker, cfg, pictured, Path(pictures), fold.number)
+            fitted.append(
+                fit(
+                    settings_of(cfg, fold),
+                    info,
+                    fold.train,
+                    fold.val,
+                    checkpoints=own,
+                    observer=observer,
+                    initial=initial,
+                    progress=progress,
+                    ranks=ranks,
+                )
+            )
+            observed += observer.epochs
+        networks = [(one.weights, fold.val) for one, fold in zip(fitted, folds, strict=True)]
         reference = describe_training(
-            info, fitted.weights, train_cases, val_cases, device=cfg.device, progress=progress
+            info, networks, train_cases if cfg.folds == 1 else (), device=cfg.device, progress=progress
         )
-        write_model(out / MODEL, info, fitted.weights, reference)
-        _write_history(out, fitted.history)
-        _write_timing(out, fitted, seconds=time.perf_counter() - started, threads=cfg.threads, processes=ranks.count)
+        write_model(out / MODEL, info, join_weights([one.weights for one in fitted]), reference)
+        _write_history(out, fitted)
+        result = _result(out, fitted)
+        _write_timing(out, result, seconds=time.perf_counter() - started, threads=cfg.threads, processes=ranks.count)
         tracker.log_metrics(
-            {"best_val_dice": fitted.best_dice, "best_epoch": float(fitted.best_epoch)}, step=fitted.best_epoch
+            {"best_val_dice": result.best_dice, "best_epoch": float(result.best_epoch)}, step=result.best_epoch
         )
         tracker.log_folder(out / MODEL, "model")
+        if cfg.folds > 1:
+            write_text(out / OUT_OF_FOLD, out_of_fold(info, networks, device=cfg.device, progress=progress))
+            tracker.log_file(out / OUT_OF_FOLD)
         outcome = {
             "model_sha256": folder_sha256(out / MODEL),
             "weights_sha256": file_sha256(out / MODEL / WEIGHTS),
-            "epochs": len(fitted.history),
-            "resumed_after_epoch": len(fitted.history) - observer.epochs,
+            "epochs": result.epochs,
+            "resumed_after_epoch": result.epochs - observed,
             "device": resolve_device(cfg.device).type,
         }
         tracker.set_tags(outcome)
         tracker.write_run_json(out, **tags, **outcome)
-    return TrainResult(out / MODEL, fitted.best_dice, fitted.best_epoch, len(fitted.history))
+    return result
+
+
+def _result(out: Path, fitted: Sequence[Fitted]) -> TrainResult:
+    """Of several folds: the mean Dice and epoch, and the epochs of all."""
+    dice = sum(one.best_dice for one in fitted) / len(fitted)
+    epoch = round(sum(one.best_epoch for one in fitted) / len(fitted))
+    return TrainResult(out / MODEL, dice, epoch, sum(len(one.history) for one in fitted))
 
 
 def _initial(cfg: TrainConfig) -> tuple[Tensors | None, str]:
@@ -236,7 +277,14 @@ def _initial(cfg: TrainConfig) -> tuple[Tensors | None, str]:
     if not cfg.init_from:
         return None, ""
     folder = resolve(cfg.init_from)
-    theirs = read_model_info(folder).model
+    known = read_model_info(folder)
+    theirs = known.model
+    if known.members > 1:
+        raise ConfigError(
+            f"train.init_from: {cfg.init_from} is the mean of {known.members} networks",
+            evidence="a training starts from one",
+            action="Name a model that was trained with train.folds=1.",
+        )
     # Where its weights came from and what only trains does not make it another network.
     ours = cfg.model.model_copy(
         update={name: getattr(theirs, name) for name in ("pretrained", "pretrained_file", "dropout")}
@@ -292,22 +340,21 @@ def _key(cfg: TrainConfig, data_md5: str, manifest_sha256: str, parent: str, pre
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write_history(out: Path, history: list[dict[str, float]]) -> None:
-    """Losses of every epoch, and Dice where it was validated, as two tables without empty cells."""
-    table = pd.DataFrame(history)
+def _write_history(out: Path, fitted: Sequence[Fitted]) -> None:
+    """Losses of every epoch, and Dice where it was validated, as two tables without empty cells; `fold` where several."""
+    tables = [pd.DataFrame(one.history).assign(fold=number) for number, one in enumerate(fitted, start=1)]
+    table = pd.concat(tables)
     table["epoch"] = table["epoch"].astype(int)
-    dice = ["epoch", *(str(column) for column in table if str(column).startswith("val_"))]
-    write_text(out / HISTORY, table.drop(columns=dice[1:]).to_csv(index=False, lineterminator="\n"))
-    write_text(out / VALIDATION_HISTORY, table[dice].dropna().to_csv(index=False, lineterminator="\n"))
+    keys = ["epoch", "fold"] if len(fitted) > 1 else ["epoch"]
+    dice = [str(column) for column in table if str(column).startswith("val_")]
+    losses = [str(column) for column in table if str(column) not in (*dice, "epoch", "fold")]
+    write_text(out / HISTORY, table[keys + losses].to_csv(index=False, lineterminator="\n"))
+    write_text(out / VALIDATION_HISTORY, table[keys + dice].dropna().to_csv(index=False, lineterminator="\n"))
 
 
-def _write_timing(out: Path, fitted: Fitted, *, seconds: float, threads: int, processes: int) -> None:
+def _write_timing(out: Path, result: TrainResult, *, seconds: float, threads: int, processes: int) -> None:
     """How it went: what differs between equal trainings, and the outcome for whoever started several processes."""
-    outcome = {
-        "best_val_dice": fitted.best_dice,
-        "best_epoch": fitted.best_epoch,
-        "epochs": len(fitted.history),
-    }
+    outcome = {"best_val_dice": result.best_dice, "best_epoch": result.best_epoch, "epochs": result.epochs}
     spent = {"seconds": seconds, "threads": threads, "processes": processes}
     write_json(out / TIMING_JSON, {"schema_version": 1, **spent, **outcome})
 
@@ -315,20 +362,23 @@ def _write_timing(out: Path, fitted: Fitted, *, seconds: float, threads: int, pr
 class _Observer:
     """Tells the tracker how the training goes."""
 
-    def __init__(self, tracker: tracking.Tracker, cfg: TrainConfig, pictured: set[str], folder: Path) -> None:
+    def __init__(
+        self, tracker: tracking.Tracker, cfg: TrainConfig, pictured: set[str], folder: Path, fold: int = 0
+    ) -> None:
         self.tracker, self.cfg, self.pictured, self.folder = tracker, cfg, pictured, folder
+        self.prefix = f"fold_{fold}_" if fold else ""
         self.epochs = 0
 
     def epoch_ended(self, row: Mapping[str, float]) -> None:
         """Log one epoch's numbers; an epoch that a checkpoint brought is not told."""
         self.epochs += 1
         self.tracker.log_metrics(
-            {name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"])
+            {f"{self.prefix}{name}": value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"])
         )
 
     def validated(self, case: Case, scan: Grey, truth: Grey, prediction: Grey, epoch: int) -> None:
         """Log the overlay of one validation scan, where the policy allows it."""
         if case.name in self.pictured:
-            path = self.folder / f"{case.name}_epoch_{epoch:04d}.png"
+            path = self.folder / f"{self.prefix}{case.name}_epoch_{epoch:04d}.png"
             write_png(path, draw_overlay(scan, truth, prediction, panel_height=960))
             self.tracker.log_picture(path, policy=self.cfg.log_pictures, folder="validation")

@@ -27,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_random_model(place / "bare")
     cases = read_cases(write_data_set(place / "data", train=4, val=COUNT, test=0), ("train", "val"))
     info, weights = read_model_info(place / "bare"), read_weights(place / "bare")
-    reference = describe_training(info, weights, cases[:4], cases[4:], device="cpu", progress=False)
+    reference = describe_training(info, [(weights, cases[4:])], cases[:4], device="cpu", progress=False)
     write_model(place / "model", info, weights, reference)
     for index in range(COUNT):
         scan = draw_case(100 + index)[0]

@@ -246,3 +246,70 @@ def test_a_validation_that_is_missing_is_named(shared_data_root: Path, tmp_path:
 def test_data_that_changed_since_the_validation_are_refused(data_root: Path, checked: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not the data set that was validated"):
         fit(settings(), data_root, checked, tmp_path)
+
+
+# Folds
+
+FOLDS = ("train.folds=2", "train.epochs=2", "train.crops_per_scan=1")
+
+
+@pytest.fixture(scope="module")
+def ensemble(shared_data_root: Path, checked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SA2NET_VAR", str(tmp_path_factory.getbasetemp() / "train-step-var"))
+        fit(settings(*FOLDS), shared_data_root, checked, folder)
+    return folder
+
+
+def test_folds_become_one_model_with_out_of_fold_scores(ensemble: Path, shared_data_root: Path, checked: Path) -> None:
+    model = ensemble / "out" / "model"
+    info = read_model_info(model)
+    assert info.members == 2
+    assert {name.split(".")[1] for name in read_weights(model)} == {"0", "1"}
+    table = pd.read_csv(ensemble / "out" / "out_of_fold.csv")
+    learnt = [case for case in read_cases(shared_data_root) if case.split != "test"]
+    assert sorted(table["scan"]) == sorted(case.name for case in learnt)
+    assert set(table["fold"]) == {1, 2}
+    assert table["dice_mean"].between(0, 1).all()
+    history = pd.read_csv(ensemble / "out" / "history.csv")
+    assert list(history["fold"]) == [1, 1, 2, 2]
+    client = store.connect()
+    run = client.get_run(json.loads((ensemble / "out" / "run.json").read_text())["run_id"])
+    assert {"fold_1_loss_total", "fold_2_val_dice_mean", "best_val_dice"} <= set(run.data.metrics)
+    scan = read_scan(read_cases(shared_data_root, ("test",))[0].scan)
+    assert Predictor.load(model, device="cpu", threads=1)(scan).shape == scan.shape
+    reference = read_reference(model)
+    assert reference is not None
+    assert sum(device.scans for device in reference.devices) == len(learnt)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_killed_folds_go_on_in_the_fold_they_were_at(
+    ensemble: Path, shared_data_root: Path, checked: Path, tmp_path: Path, epochs: int
+) -> None:
+    told, seen = train._Observer.epoch_ended, []
+
+    def interrupted(self: train._Observer, row: dict[str, float]) -> None:
+        told(self, row)
+        seen.append(self.prefix)
+        if len(seen) == epochs:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train._Observer, "epoch_ended", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(settings(*FOLDS), shared_data_root, checked, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train._Observer, "epoch_ended", lambda self, row: (told(self, row), seen.append(self.prefix)))
+        fit(settings(*FOLDS), shared_data_root, checked, tmp_path)
+    assert seen == ["fold_1_", "fold_1_", "fold_2_", "fold_2_"]
+    assert folder_sha256(tmp_path / "out" / "model") == folder_sha256(ensemble / "out" / "model")
+    assert (tmp_path / "out" / "out_of_fold.csv").read_bytes() == (ensemble / "out" / "out_of_fold.csv").read_bytes()
+
+
+def test_a_training_does_not_start_from_several_networks(
+    ensemble: Path, shared_data_root: Path, checked: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"is the mean of 2 networks"):
+        fit(settings(f"train.init_from={ensemble / 'out' / 'model'}"), shared_data_root, checked, tmp_path)

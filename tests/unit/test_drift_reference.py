@@ -36,7 +36,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Refer
     data = write_data_set(root / "data", train=3, val=2, test=0)
     cases = read_cases(data, ("train", "val"))
     info, weights = read_model_info(root / "model"), read_weights(root / "model")
-    return root / "model", data, describe_training(info, weights, cases[:3], cases[3:], device="cpu", progress=False)
+    return (
+        root / "model",
+        data,
+        describe_training(info, [(weights, cases[3:])], cases[:3], device="cpu", progress=False),
+    )
 
 
 def test_the_network_is_asked_about_validation_scans_alone(trained: tuple[Path, Path, Reference]) -> None:
