@@ -31,6 +31,7 @@ GRID = Grid(
         "train.model.channels=32",
         "train.device=cpu",
         "train.threads=1",
+        "train.loss.kind=released",  # so that "released" and what is mended differ in nothing else
     ),
 )
 FAULTS: Mapping[str, tuple[str, ...]] = {
@@ -53,7 +54,7 @@ def mended(name: str) -> tuple[str, ...]:
 
 
 ARMS: Mapping[str, tuple[str, ...]] = {
-    "default": (),
+    "all mended": (),
     "released": EVERY_FAULT,
     **{f"released + mended {name}": mended(name) for name in FAULTS},
     "affinity mean": ("train.model.affinity=mean",),
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time (default: one a core)")
     args = parser.parse_args()
     table = Table(args.results) if args.report else run(GRID, ARMS, args.results, jobs=args.jobs)
-    print(report(GRID, ARMS, table, reference="default"))
+    print(report(GRID, ARMS, table, reference="all mended"))
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def check_auxiliary_head(fixture: Fixture) -> None:
     meta = fixture.meta
     module = AuxiliaryHead(meta["in_channels"], meta["channels"], meta["num_classes"], dropout=0.0)
     fixture.load(module, "auxiliary")
-    loss = build_loss(LossConfig(ignored="released", auxiliary=meta["loss_weight"]))
+    loss = build_loss(LossConfig(kind="released", ignored="released", auxiliary=meta["loss_weight"]))
     for case in fixture.cases():
         logits, mask = module(fixture.tensor(f"{case}x")), fixture.tensor(f"{case}label")
         fixture.compare(f"{case}out", logits)

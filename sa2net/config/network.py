@@ -88,7 +88,7 @@ class LossConfig(Section):
     """How the logit maps are compared with the mask."""
 
     kind: Literal["released", "sum", "mixing"] = Field(
-        "released",
+        "sum",
         description="released: cross entropies of all maps; sum: the terms below of all maps; mixing: of all sums of maps",
     )
     ignored: Literal["valid", "released"] = Field(

@@ -95,7 +95,7 @@ def train_results(settings: str) -> dict[str, Tensor]:
     network = head(settings).train()
     inputs = [level.requires_grad_() for level in levels()]
     ignored = "released" if settings == "released" else "valid"
-    loss = build_loss(LossConfig(ignored=ignored))(network(inputs), mask(52, 40))["total"]
+    loss = build_loss(LossConfig(kind="released", ignored=ignored))(network(inputs), mask(52, 40))["total"]
     loss.backward()
     results = {"loss": loss.detach()}
     results |= {f"gradient_in{i}": level.grad for i, level in enumerate(inputs) if level.grad is not None}

@@ -16,7 +16,7 @@ from sa2net.model.terms import TERMS, Comparison, Truth
 
 CLASSES = 4
 LOSSES = {
-    "released": LossConfig(),
+    "released": LossConfig(kind="released"),
     "mixing": LossConfig(kind="mixing"),
     "every term": LossConfig(kind="sum", cross_entropy=1, dice=1, focal=1, tversky=1, lovasz=1),
     "weighted": LossConfig(kind="sum", focal=1, tversky=1, class_weights=(0.2, 1, 3, 0)),
@@ -38,7 +38,7 @@ def _mask(seed: int = 0, *, batch: int = 2, ignored: float = 0.0) -> torch.Tenso
 
 def test_flat_logits_cost_the_logarithm_of_the_number_of_classes():
     maps = TrainingLogits(*(torch.zeros(1, CLASSES, 3, 3) for _ in range(5)))
-    parts = build_loss(LossConfig())(maps, _mask(batch=1))
+    parts = build_loss(LossConfig(kind="released"))(maps, _mask(batch=1))
     for name in ("main", "coarse", "channel", "position", "auxiliary"):
         assert parts[name].item() == pytest.approx(math.log(CLASSES), rel=1e-6)
     assert parts["total"].item() == pytest.approx((1 + 0.4 + 0.5 + 0.5 + 0.4) * math.log(CLASSES), rel=1e-6)
@@ -46,10 +46,10 @@ def test_flat_logits_cost_the_logarithm_of_the_number_of_classes():
 
 def test_each_weight_acts_on_its_own_part():
     maps, mask = _maps(), _mask()
-    parts = build_loss(LossConfig())(maps, mask)
+    parts = build_loss(LossConfig(kind="released"))(maps, mask)
     for name in ("main", "coarse", "channel", "position", "auxiliary"):
         weights = dict.fromkeys(("main", "coarse", "channel", "position", "auxiliary"), 0.0) | {name: 3.0}
-        total = build_loss(LossConfig(**weights))(maps, mask)["total"]
+        total = build_loss(LossConfig(kind="released", **weights))(maps, mask)["total"]
         assert total.item() == pytest.approx(3 * parts[name].item(), rel=1e-6)
 
 
@@ -57,8 +57,8 @@ def test_valid_and_released_means_differ_by_the_share_of_valid_pixels():
     maps, mask = _maps(), _mask(ignored=0.3)
     share = (mask != 255).double().mean().item()
     assert 0.5 < share < 0.9
-    valid = build_loss(LossConfig(ignored="valid"))(maps, mask)
-    released = build_loss(LossConfig(ignored="released"))(maps, mask)
+    valid = build_loss(LossConfig(kind="released", ignored="valid"))(maps, mask)
+    released = build_loss(LossConfig(kind="released", ignored="released"))(maps, mask)
     for name in ("total", "main", "coarse", "channel", "position", "auxiliary"):
         assert released[name].item() == pytest.approx(share * valid[name].item(), rel=1e-5)
 
@@ -178,7 +178,7 @@ def test_lovasz_by_hand():
 def test_class_weights_of_the_cross_entropy_are_torchs_weighted_mean():
     logits, mask = torch.randn(2, CLASSES, 24, 20), _mask(ignored=0.2)
     weights = (0.5, 2.0, 1.0, 4.0)
-    got = build_loss(LossConfig(class_weights=weights))(TrainingLogits(logits), mask)["total"]
+    got = build_loss(LossConfig(kind="released", class_weights=weights))(TrainingLogits(logits), mask)["total"]
     expected = functional.cross_entropy(logits, mask, weight=torch.tensor(weights), ignore_index=255)
     assert got.item() == pytest.approx(expected.item(), rel=1e-5)
     focal_as_cross_entropy = LossConfig(
@@ -208,7 +208,7 @@ def test_a_sum_adds_its_terms_for_every_map_and_tells_those_of_the_final_map():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"dice": 0.2}, "dice would have no effect with kind released"),
+        ({"kind": "released", "dice": 0.2}, "dice would have no effect with kind released"),
         ({"kind": "mixing", "main": 2.0}, "main would have no effect with kind mixing"),
         ({"kind": "sum", "dice": 0, "cross_entropy": 0}, "nothing would be learnt"),
         ({"kind": "sum", "focal_gamma": 1.0}, "focal_gamma would have no effect while focal is 0"),
