@@ -43,7 +43,7 @@ TINY = (
     "train.batch_size=3", "train.augment.crop_height=64", "train.augment.crop_width=64", "train.model.channels=16",
     "train.device=cpu", "train.threads=1", "evaluate.device=cpu", "evaluate.threads=1", "register.bootstrap_samples=200",
 )  # fmt: skip
-TIMES = ("crops_per_second", "seconds_per_scan")
+TIMES = ("crops_per_second", "share_waited", "seconds_per_scan")
 """Metrics whose values are another each time."""
 SAMPLED = "system/"
 """Metrics whose number depends on how long a run took."""

@@ -12,7 +12,7 @@ from sa2net.config.sections import (
     RegisterConfig,
     ValidateConfig,
 )
-from sa2net.config.training import AugmentConfig, TrainConfig
+from sa2net.config.training import AugmentConfig, StreamConfig, TrainConfig
 
 __all__ = [
     "SECTIONS",
@@ -30,6 +30,7 @@ __all__ = [
     "PredictorConfig",
     "RegisterConfig",
     "Section",
+    "StreamConfig",
     "TrainConfig",
     "ValidateConfig",
     "as_section",

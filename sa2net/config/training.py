@@ -41,12 +41,29 @@ class AugmentConfig(Section):
         return self
 
 
+class StreamConfig(Section):
+    """Phantoms that are drawn while the training goes on, each seen in one epoch; they take the train scans' place."""
+
+    scans: int = Field(0, ge=0, description="phantoms of each epoch; 0 = learn from the train scans")
+    held_out: tuple[str, ...] = Field((), description="artefact families that never show")
+    max_angle: float = Field(60.0, ge=0.0, le=80.0, description="largest curve, degrees")
+    workers: int = Field(1, ge=0, description="processes that draw; 0 = the trainer itself, which then waits")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        changed = self.model_dump(exclude_defaults=True)
+        if not self.scans and changed:
+            raise ValueError(f"{', '.join(changed)} would have no effect while scans is 0")
+        return self
+
+
 class TrainConfig(Section):
     """One training."""
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
+    stream: StreamConfig = StreamConfig()
     sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
     epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
     iterations: int = Field(
@@ -100,6 +117,8 @@ class TrainConfig(Section):
     def _settings_have_an_effect(self) -> Self:
         if not self.workers and self.prefetch != type(self).model_fields["prefetch"].default:
             raise ValueError("prefetch would have no effect while workers is 0")
+        if self.stream.scans and self.folds > 1:
+            raise ValueError("folds divide the scans of a data set, but stream.scans draws phantoms instead")
         if self.iterations and self.epochs != type(self).model_fields["epochs"].default:
             raise ValueError("epochs would have no effect while iterations is set")
         if not self.batch_size and self.device == "cpu":

@@ -29,7 +29,7 @@ from sa2net.data.phantom_artefacts import (
     check_families,
     draw_artefacts,
 )
-from sa2net.data.phantom_texture import LOOKS, paint_grey
+from sa2net.data.phantom_texture import LOOKS, Look, paint_grey
 from sa2net.data.phantom_truth import SCHEMA_VERSION, describe
 from sa2net.errors import ConfigError, DataError
 
@@ -71,6 +71,7 @@ def draw_phantom(
     artefacts: Sequence[str] = DEFAULT_ARTEFACTS,
     max_angle: float = 60.0,
     angle: float | None = None,
+    look: Look | None = None,
 ) -> Phantom:
     """Draw one phantom; the same state of `rng` gives the same bytes.
 
@@ -83,6 +84,7 @@ def draw_phantom(
         artefacts: Families that may show, from ARTEFACT_FAMILIES.
         max_angle: The largest curve is drawn evenly from 0 to this angle, degrees.
         angle: Takes the place of the drawn angle, degrees.
+        look: Takes the place of the drawn one of `LOOKS`.
 
     Raises:
         ConfigError: An unknown family, a width below 64 px or an angle outside 0-80 degrees.
@@ -91,7 +93,8 @@ def draw_phantom(
     _check_limits(width, max_angle if angle is None else angle)
     sources = [np.random.default_rng(seed) for seed in rng.integers(0, 2**63 - 1, size=4)]
     drawn_angle = max_angle * float(sources[0].random())
-    look = LOOKS[int(sources[0].integers(len(LOOKS)))]
+    usual = LOOKS[int(sources[0].integers(len(LOOKS)))]
+    look = look or usual
     anatomy = draw_anatomy(sources[1], drawn_angle if angle is None else angle)
     canvas = Canvas(anatomy=anatomy, tissue=paint_grey(sources[2], anatomy, look), mask=paint_mask(anatomy))
     shown = draw_artefacts(sources[3], canvas, artefacts)

@@ -58,6 +58,12 @@ LOOKS = (
 )
 
 
+def draw_look(rng: np.random.Generator) -> Look:
+    """A device that is none of `LOOKS`: each property evenly from a range about twice as wide as theirs."""
+    spacing, contrast, brightness, speckle = rng.uniform((0.16, 0.8, -0.35, 0.7), (0.21, 1.2, 0.25, 1.35))
+    return Look("phantom-drawn", float(spacing), float(contrast), float(brightness), float(speckle))
+
+
 def paint_grey(rng: np.random.Generator, anatomy: Anatomy, look: Look) -> Field:
     """Paint the tissue at full scale, without sweep edges: (H, 640) log-odds of the grey."""
     rows = np.arange(anatomy.height, dtype=float)

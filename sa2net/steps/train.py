@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from sa2net.anatomy import CLASS_NAMES
 from sa2net.artifacts import (
     HISTORY,
@@ -25,9 +23,7 @@ from sa2net.artifacts import (
     file_sha256,
     folder_sha256,
     read_json,
-    read_model_info,
     read_validation,
-    read_weights,
     write_json,
     write_model,
     write_text,
@@ -37,7 +33,7 @@ from sa2net.data.framing import Grey
 from sa2net.data.layout import Case, write_png
 from sa2net.data.manifest import read_manifest
 from sa2net.data.store import data_md5
-from sa2net.errors import ConfigError, DataError
+from sa2net.errors import DataError
 from sa2net.evaluation.out_of_fold import out_of_fold
 from sa2net.evaluation.overlay import draw_overlay
 from sa2net.evaluation.reference import describe_training
@@ -45,10 +41,11 @@ from sa2net.inference.device import resolve_device
 from sa2net.model.ensemble import join_weights
 from sa2net.registry import tracking
 from sa2net.registry.revision import code_hashes
-from sa2net.registry.versions import resolve
+from sa2net.registry.starting import pretrained_sha256, starting_weights
 from sa2net.training.capacity import with_batch_size
-from sa2net.training.checkpoint import CheckpointStore, Tensors
+from sa2net.training.checkpoint import CheckpointStore
 from sa2net.training.folds import settings_of, split
+from sa2net.training.history import history_tables
 from sa2net.training.launch import launch
 from sa2net.training.loop import Fitted, fit
 from sa2net.training.ranks import Ranks, check_batch, check_gpus, joined
@@ -60,7 +57,7 @@ PICTURES = 3
 """Validation scans whose overlays are logged, the first so many by name."""
 _LOOP = tuple(
     f"training/{name}.py"
-    for name in ("averaging", "capacity", "checkpoint", "folds", "launch", "loop", "ranks", "schedule")
+    for name in ("averaging", "capacity", "checkpoint", "folds", "history", "launch", "loop", "ranks", "schedule")
 )
 _CODE = ("anatomy.py", "artifacts", "config", "data", "inference", "model", *_LOOP, "steps/train.py")
 
@@ -161,7 +158,7 @@ def _train(
             action="Run `sa2net validate` on a data set with both.",
         )
     folds = split(cfg, train_cases, val_cases)
-    crops = cfg.crops_per_scan * min(len(fold.train) for fold in folds)
+    crops = cfg.crops_per_scan * (cfg.stream.scans or min(len(fold.train) for fold in folds))
     cfg = with_epochs(with_batch_size(cfg, ranks, crops), crops)
     scale = report.sweep_width / cfg.sweep_width
     info = ModelInfo(
@@ -192,9 +189,9 @@ def _train(
                 for fold in folds
             ],
         )
-    initial, parent = _initial(cfg)
+    initial, parent = starting_weights(cfg)
     manifest_sha256 = file_sha256(validation / MANIFEST)
-    pretrained = _pretrained_sha256(cfg)
+    pretrained = pretrained_sha256(cfg)
     key = _key(cfg, report.data_md5, manifest_sha256, parent, pretrained)
     store = CheckpointStore(checkpoints, key)
     started = time.perf_counter()
@@ -206,7 +203,7 @@ def _train(
         "checkpoint_key": key,
         "threads": cfg.threads,
         "processes": ranks.count,
-        **_counts(train_cases + val_cases),
+        **_counts([] if cfg.stream.scans else train_cases, val_cases),
         **_validated_by(validation, manifest_sha256),
     }
     with (
@@ -240,10 +237,16 @@ def _train(
             observed += observer.epochs
         networks = [(one.weights, fold.val) for one, fold in zip(fitted, folds, strict=True)]
         reference = describe_training(
-            info, networks, train_cases if cfg.folds == 1 else (), device=cfg.device, progress=progress
+            info,
+            networks,
+            () if cfg.folds > 1 or cfg.stream.scans else train_cases,
+            device=cfg.device,
+            progress=progress,
         )
         write_model(out / MODEL, info, join_weights([one.weights for one in fitted]), reference)
-        _write_history(out, fitted)
+        losses, dice = history_tables([one.history for one in fitted])
+        write_text(out / HISTORY, losses)
+        write_text(out / VALIDATION_HISTORY, dice)
         result = _result(out, fitted)
         _write_timing(out, result, seconds=time.perf_counter() - started, threads=cfg.threads, processes=ranks.count)
         tracker.log_metrics(
@@ -272,48 +275,9 @@ def _result(out: Path, fitted: Sequence[Fitted]) -> TrainResult:
     return TrainResult(out / MODEL, dice, epoch, sum(len(one.history) for one in fitted))
 
 
-def _initial(cfg: TrainConfig) -> tuple[Tensors | None, str]:
-    """Weights to start from and the sha256 of their folder; (None, "") from scratch."""
-    if not cfg.init_from:
-        return None, ""
-    folder = resolve(cfg.init_from)
-    known = read_model_info(folder)
-    theirs = known.model
-    if known.members > 1:
-        raise ConfigError(
-            f"train.init_from: {cfg.init_from} is the mean of {known.members} networks",
-            evidence="a training starts from one",
-            action="Name a model that was trained with train.folds=1.",
-        )
-    # Where its weights came from and what only trains does not make it another network.
-    ours = cfg.model.model_copy(
-        update={name: getattr(theirs, name) for name in ("pretrained", "pretrained_file", "dropout")}
-    )
-    if theirs != ours:
-        differing = [
-            f"{key} {value!r} there, {getattr(ours, key)!r} here"
-            for key, value in dict(theirs).items()
-            if value != getattr(ours, key)
-        ]
-        raise ConfigError(
-            f"train.init_from: {cfg.init_from} is another network",
-            evidence="; ".join(differing),
-            action="Set train.model to the same values.",
-        )
-    return read_weights(folder), folder_sha256(folder)
-
-
-def _pretrained_sha256(cfg: TrainConfig) -> str:
-    """The content of `model.pretrained_file`; empty without one."""
-    file = Path(cfg.model.pretrained_file)
-    if not cfg.model.pretrained_file or not file.is_file():
-        return ""  # the backbone says what is wrong with a missing file
-    return file_sha256(file)
-
-
-def _counts(cases: Sequence[Case]) -> dict[str, int]:
+def _counts(train: Sequence[Case], val: Sequence[Case]) -> dict[str, int]:
     """How much was learnt from, and how much chose the epoch: `train_scans`, `train_subjects`, `val_scans`, ..."""
-    splits = {split: [case for case in cases if case.split == split] for split in ("train", "val")}
+    splits = {"train": train, "val": val}
     scans = {f"{split}_scans": len(chosen) for split, chosen in splits.items()}
     return scans | {f"{split}_subjects": len({case.subject for case in chosen}) for split, chosen in splits.items()}
 
@@ -338,18 +302,6 @@ def _key(cfg: TrainConfig, data_md5: str, manifest_sha256: str, parent: str, pre
         "code": code_hashes(_CODE),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write_history(out: Path, fitted: Sequence[Fitted]) -> None:
-    """Losses of every epoch, and Dice where it was validated, as two tables without empty cells; `fold` where several."""
-    tables = [pd.DataFrame(one.history).assign(fold=number) for number, one in enumerate(fitted, start=1)]
-    table = pd.concat(tables)
-    table["epoch"] = table["epoch"].astype(int)
-    keys = ["epoch", "fold"] if len(fitted) > 1 else ["epoch"]
-    dice = [str(column) for column in table if str(column).startswith("val_")]
-    losses = [str(column) for column in table if str(column) not in (*dice, "epoch", "fold")]
-    write_text(out / HISTORY, table[keys + losses].to_csv(index=False, lineterminator="\n"))
-    write_text(out / VALIDATION_HISTORY, table[keys + dice].dropna().to_csv(index=False, lineterminator="\n"))
 
 
 def _write_timing(out: Path, result: TrainResult, *, seconds: float, threads: int, processes: int) -> None:

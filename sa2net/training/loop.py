@@ -1,11 +1,12 @@
 """The training loop: model, data, optimiser, schedule, epochs, validation, checkpoints."""
 
+import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from sa2net.config import TrainConfig
 from sa2net.data.dataset import CropDataset, EpochBatches, FramedScan, derived_seed, frame_case
 from sa2net.data.framing import Grey, WorkingScale
 from sa2net.data.layout import Case, read_mask, read_scan
+from sa2net.data.stream import PhantomStream
 from sa2net.errors import DataError, DeviceError
 from sa2net.inference.device import resolve_device, resolve_precision, set_threads
 from sa2net.inference.predictor import Predictor
@@ -41,6 +43,7 @@ from sa2net.training.ranks import ALONE, Ranks, check_batch
 from sa2net.training.schedule import learning_rate, make_optimiser
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 _MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -101,6 +104,9 @@ def fit(
     content = ranks.broadcast(checkpoints.newest() if checkpoints else b"")
     device = resolve_device(cfg.device)
     precision = resolve_precision(cfg.precision, device)
+    state = decode(content) if content else TrainingState()
+    if state.epoch >= cfg.epochs or state.stopped:
+        return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
     set_threads(cfg.threads)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
     # Convolutions are a little faster this way, on CPU and GPU alike.
@@ -111,8 +117,10 @@ def fit(
     optimiser = make_optimiser(network, cfg)
 
     working = WorkingScale(info.sweep_width, (info.spacing_mm[0], info.spacing_mm[1]) if info.spacing_mm else None)
+    waiting, first = Waiting(), state.epoch
+    drawn = waiting.on(_scans_of_epochs(cfg, train_cases, working, first, progress=progress and ranks.main))
     crops = CropDataset(
-        _frames(train_cases, working, progress and ranks.main),
+        next(drawn),
         info.normalisation,
         cfg.augment,
         crops_per_scan=cfg.crops_per_scan,
@@ -133,7 +141,6 @@ def fit(
     averaged = Averaged(network, cfg.average_decay)
     predictor = Predictor(averaged.network, info, device=device, precision=precision)
 
-    state = decode(content) if content else TrainingState()
     if state.epoch:
         logger.info("going on after epoch %d of %d", state.epoch, cfg.epochs)
         network.load_state_dict(state.network)
@@ -155,12 +162,14 @@ def fit(
     ) as bar:
         while state.epoch < cfg.epochs and not state.stopped:
             epoch = state.epoch
+            started, waited = time.perf_counter(), waiting.seconds
+            if epoch > first:
+                crops.scans = next(drawn)
             crops.epoch = epoch
             torch.manual_seed(derived_seed(cfg.seed, "dropout", epoch, ranks.index))
             model.train()
             parts_sum: dict[str, float] = {}
-            started = time.perf_counter()
-            for index, (picture, mask) in enumerate(batches):
+            for index, (picture, mask) in enumerate(waiting.on(batches)):
                 whole = min(cfg.batch_size, len(crops) - index * cfg.batch_size)
                 rate = learning_rate(cfg, epoch + index / steps)
                 for group in optimiser.param_groups:
@@ -186,7 +195,7 @@ def fit(
                     refresh=False,
                 )
                 bar.update()
-            seconds = time.perf_counter() - started
+            seconds, waited = time.perf_counter() - started, waiting.seconds - waited
             row = {"epoch": float(epoch + 1), "learning_rate": rate} | {
                 f"loss_{name}": value / steps for name, value in parts_sum.items()
             }
@@ -209,8 +218,29 @@ def fit(
             if checkpoints:
                 checkpoints.save(state)
             if observer:
-                observer.epoch_ended(row | {"crops_per_second": len(crops) / seconds})
+                speed = {"crops_per_second": len(crops) / seconds, "share_waited": waited / seconds}
+                observer.epoch_ended(row | speed)
     return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
+
+
+class Waiting:
+    """How long a trainer has waited for what it learns from."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items; the time that each takes to come is added."""
+        iterator = iter(items)
+        while True:
+            started = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - started
+            yield item
 
 
 def accumulated(cfg: TrainConfig, index: int, steps: int) -> int:
@@ -228,11 +258,14 @@ def fresh_network(cfg: TrainConfig, ranks: Ranks, device: torch.device) -> nn.Mo
     return synchronised(network) if ranks.count > 1 and device.type == "cuda" else network
 
 
-def _frames(cases: Sequence[Case], working: WorkingScale, progress: bool) -> list[FramedScan]:
-    return [
-        frame_case(case, working)
-        for case in tqdm(cases, desc="read scans", unit="scan", disable=not progress, leave=False)
-    ]
+def _scans_of_epochs(
+    cfg: TrainConfig, cases: Sequence[Case], working: WorkingScale, first: int, *, progress: bool
+) -> Iterator[Sequence[FramedScan]]:
+    """What is learnt from in each epoch from `first` on: always the same scans, or new phantoms."""
+    if cfg.stream.scans:
+        return PhantomStream(cfg.stream, working, seed=cfg.seed).epochs(first)
+    bar = tqdm(cases, desc="read scans", unit="scan", disable=not progress, leave=False)
+    return itertools.repeat([frame_case(case, working) for case in bar])
 
 
 def _validate(

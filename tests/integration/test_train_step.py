@@ -248,6 +248,29 @@ def test_data_that_changed_since_the_validation_are_refused(data_root: Path, che
         fit(settings(), data_root, checked, tmp_path)
 
 
+# A stream of phantoms
+
+STREAM = ("train.stream.scans=2", "train.stream.workers=0", "train.epochs=2")
+
+
+def test_a_stream_takes_the_train_scans_place_and_resumes_exactly(
+    shared_data_root: Path, checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, frame = [], loop.frame_case
+    monkeypatch.setattr(loop, "frame_case", lambda case, working: (read.append(case), frame(case, working))[1])
+    fit(settings(*STREAM), shared_data_root, checked, tmp_path / "whole")
+    assert not read
+    client = store.connect()
+    run = client.get_run(json.loads((tmp_path / "whole" / "out" / "run.json").read_text())["run_id"])
+    assert (run.data.tags["train_scans"], run.data.tags["val_scans"]) == ("0", "2")
+    assert 0 < run.data.metrics["share_waited"] < 1
+    reference = read_reference(tmp_path / "whole" / "out" / "model")
+    assert reference is not None
+    assert sum(device.scans for device in reference.devices) == 2
+    _fit_interrupted(settings(*STREAM), shared_data_root, checked, tmp_path / "cut", epoch=1)
+    assert folder_sha256(tmp_path / "cut" / "out" / "model") == folder_sha256(tmp_path / "whole" / "out" / "model")
+
+
 # Folds
 
 FOLDS = ("train.folds=2", "train.epochs=2", "train.crops_per_scan=1")
