@@ -12,13 +12,17 @@ import click
 import sa2net
 from pipelines import environments, pins
 from pipelines.options import run_command
+from sa2net.artifacts import MODEL_FILES, replaced_folder
 from sa2net.errors import ClusterError
 from sa2net.registry.environment import revision
+from sa2net.registry.ready import ready_weights
 
 TARGETS = ("tools", "torch")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where the makers of torch publish its builds for processors alone."""
 
+READY = Path("build/ready")
+"""Where the Dockerfile looks for the ready weights."""
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -43,6 +47,9 @@ def build(
         ClusterError: No engine, a client without BuildKit, or a build that failed.
     """
     client = client_with_engine(docker)
+    with replaced_folder(READY, MODEL_FILES) as folder:
+        for file in MODEL_FILES:
+            shutil.copy2(ready_weights() / file, folder)
     code = revision()
     arguments = {
         "BASE_IMAGE": base_image,
@@ -52,8 +59,8 @@ def build(
         "CREATED": _created(),
     }
     options = [item for name, value in arguments.items() for item in ("--build-arg", f"{name}={value}")]
-    for name, file in (secrets or {}).items():
-        options += ["--secret", f"id={name},src={file.resolve()}"]
+    for name, secret in (secrets or {}).items():
+        options += ["--secret", f"id={name},src={secret.resolve()}"]
     for target, tag in tags.items():
         command = [client, "build", "--file", str(pins.DOCKERFILE), "--target", target, "--tag", tag, *options, "."]
         done = subprocess.run(command, check=False, env={**os.environ, "DOCKER_BUILDKIT": "1"})  # noqa: S603

@@ -68,10 +68,12 @@ def model_metadata(model: Path) -> dict[str, str]:
 def require_fixed(init_from: str) -> None:
     """Refuse weights to start from that may change under the same name: a cached training would be of the old ones.
 
+    The ready weights are part of the image.
+
     Raises:
         ConfigError: An alias, or a folder, which other pods do not have.
     """
-    if init_from and not re.fullmatch(r"models:/[^/@]+/\d+", init_from):
+    if init_from and not re.fullmatch(r"ready|models:/[^/@]+/\d+", init_from):
         raise ConfigError(
             f"train.init_from is {init_from}, and a pipeline caches what it trained",
             action="Name the version itself, models:/NAME/NUMBER: an alias moves, and a folder is not in the pod.",

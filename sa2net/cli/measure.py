@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sa2net.cli.options import CHAMPION, PATH, cli, counted, load, quiet_option
+from sa2net.cli.options import PATH, cli, counted, load, model_option, quiet_option
 
 
 class _SpacingOfOneOrTwo(click.Command):
@@ -57,7 +57,7 @@ def _is_number(text: str) -> bool:
     help="Pixel size in mm: one for square pixels, or x and y. DICOM files say it.",
 )
 @click.option("--masks", type=PATH, default=None, help="Folder of label maps (NAME_bone_3.png) to measure instead.")
-@click.option("--model", default=CHAMPION, show_default=True, help="Model folder, or models:/NAME@ALIAS.")
+@model_option
 @click.option(
     "--set",
     "overrides",
@@ -75,7 +75,7 @@ def measure(
     out: Path,
     spacing: tuple[float, float] | None,
     masks: Path | None,
-    model: str,
+    model: str | None,
     overrides: tuple[str, ...],
     params: Path | None,
     dicom: bool,
@@ -88,18 +88,20 @@ def measure(
 
     Example: sa2net measure scan.png --spacing 0.18 --out angles
     """
-    from sa2net.registry.versions import resolve
+    from sa2net.registry.versions import default_model, resolve
     from sa2net.steps import measure as step
 
     cfg = load(params, overrides).evaluate
+    if masks is None:
+        model = model or default_model()
     done = step.run(
         scans,
         out,
         cfg=cfg,
-        model=None if masks is not None else resolve(model),
+        model=None if model is None or masks is not None else resolve(model),
         masks=masks,
         spacing_mm=spacing,
-        model_name=model,
+        model_name=model or "",
         dicom=dicom,
         progress=not quiet,
     )

@@ -42,6 +42,16 @@ def out_option(default: Path) -> Callable[[Command], Command]:
     return click.option("--out", type=PATH, default=default, show_default=True, help="Folder to write.")
 
 
+def model_option(command: Command) -> Command:
+    """The model that a scan is given to; None where nobody names one (`registry.versions.default_model`)."""
+    return click.option(
+        "--model",
+        default=None,
+        help=f"Model folder, models:/NAME@ALIAS, or ready: the weights that come with the project. [default: {CHAMPION}; "
+        "ready while no version is registered]",
+    )(command)
+
+
 def quiet_option(command: Command) -> Command:
     """Say nothing but errors."""
     return click.option("--quiet", is_flag=True, help="No progress bar, no summary.")(command)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from sa2net.cli.options import CHAMPION, PARAMS, PATH, cli, load, quiet_option
+from sa2net.cli.options import PARAMS, PATH, cli, load, model_option, quiet_option
 from sa2net.config import Config
 
 
 @cli.command()
 @click.argument("scans", nargs=-1, required=True)
-@click.option("--model", default=CHAMPION, show_default=True, help="Model folder, or models:/NAME@ALIAS.")
+@model_option
 @click.option("--out", type=PATH, required=True, help="Folder to write: mask, overlay and JSON a scan.")
 @click.option(
     "--spacing",
@@ -31,7 +31,7 @@ from sa2net.config import Config
 @quiet_option
 def predict(
     scans: tuple[str, ...],
-    model: str,
+    model: str | None,
     out: Path,
     spacing: tuple[float, float] | None,
     overrides: tuple[str, ...],
@@ -42,10 +42,11 @@ def predict(
 
     Example: sa2net predict scans/*.png --model models:/sa2net@champion --out masks
     """
-    from sa2net.registry.versions import resolve
+    from sa2net.registry.versions import default_model, resolve
     from sa2net.steps import predict as step
 
     cfg = load(params, overrides).evaluate
+    model = model or default_model()
     done = step.run(scans, resolve(model), out, cfg=cfg, spacing_mm=spacing, model_name=model, progress=not quiet)
     if not quiet:
         click.echo(f"{done} scans segmented into {out}")

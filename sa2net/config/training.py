@@ -100,7 +100,11 @@ class TrainConfig(Section):
     )
     workers: int = Field(0, ge=0, description="processes that prepare crops; 0 = in the trainer itself")
     prefetch: int = Field(2, ge=1, description="batches that each of them prepares in advance")
-    init_from: str = Field("", description="model folder or models:/NAME@ALIAS to fine-tune; empty = from scratch")
+    init_from: str = Field(
+        "ready",
+        description="model folder or models:/NAME@ALIAS to fine-tune; ready: the shipped weights, where they are of this "
+        "network; empty: from scratch",
+    )
     log_pictures: Literal["local", "always", "never"] = Field(
         "local", description="log validation overlays: only to a store on this machine, always, never"
     )

@@ -26,6 +26,7 @@ from sa2net.artifacts import (
     write_text,
 )
 from sa2net.registry import store
+from sa2net.registry.ready import READY
 from sa2net.registry.records import PACKAGES, Record, diff_name, diff_of, find_record, packages_of, section_of, utc
 from sa2net.registry.tags import STEP_TAG
 from sa2net.registry.versions import SHA_TAG, as_version
@@ -95,7 +96,8 @@ class Provenance(BaseModel):
         """What the training started from, without a path of somebody's machine; empty from scratch."""
         if not self.init_from:
             return ""
-        address = self.init_from if self.init_from.startswith("models:/") else "a model folder"
+        named = self.init_from == READY or self.init_from.startswith("models:/")
+        address = self.init_from if named else "a model folder"
         return self.parent_version or address
 
     def settings(self, section: str) -> dict[str, Any]:

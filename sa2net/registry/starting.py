@@ -1,15 +1,27 @@
-"""What a training starts from: the weights of another model, or none."""
+"""What a training starts from: the weights of another model, the ready ones, or none."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa2net.artifacts import file_sha256, folder_sha256, read_model_info, read_weights
 from sa2net.config import TrainConfig
 from sa2net.errors import ConfigError
+from sa2net.registry.ready import READY, are_of
 from sa2net.registry.versions import resolve
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
+
+
+def settled(cfg: TrainConfig) -> TrainConfig:
+    """The settings as they take effect: the ready weights serve the network that they are of, and no other."""
+    if cfg.init_from != READY or are_of(cfg.model):
+        return cfg
+    logger.info("train.init_from: the ready weights are of another network; starting from scratch")
+    return cfg.model_copy(update={"init_from": ""})
 
 
 def starting_weights(cfg: TrainConfig) -> "tuple[dict[str, torch.Tensor] | None, str]":

@@ -5,6 +5,7 @@ made with all its tags in one call. What an interrupted registration leaves behi
 version points to.
 """
 
+import logging
 import re
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +23,9 @@ from sa2net.artifacts import MODEL_FILES, MODEL_JSON, folder_sha256, replaced_fo
 from sa2net.errors import ConfigError, StorageError
 from sa2net.registry import store
 from sa2net.registry.packaging import FOLDER_IN_PACKAGE, write_package
+from sa2net.registry.ready import READY, ready_weights
 
+logger = logging.getLogger(__name__)
 SHA_TAG = "model_sha256"
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 _ABOUT = "SA2Net: ribs, thoracic processes and lumbar lumps in ultrasound volume projection images of the spine."
@@ -162,10 +165,10 @@ def with_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
 
 
 def resolve(model: str) -> Path:
-    """The model folder behind a path or a registry address.
+    """The model folder behind a path, a registry address, or `ready`.
 
     Args:
-        model: A model folder, `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
+        model: A model folder, `models:/NAME@ALIAS`, `models:/NAME/NUMBER`, or `ready`: the weights of the project.
 
     Returns:
         The folder; one from the registry is kept under `var/models/` and fetched once.
@@ -174,6 +177,8 @@ def resolve(model: str) -> Path:
         ConfigError: Neither a model folder nor such an address.
         StorageError: No such version, or it cannot be fetched, or it was changed since it was registered.
     """
+    if model == READY:
+        return ready_weights()
     if not model.startswith("models:"):
         return _local_folder(Path(model))
     address = _ADDRESS.fullmatch(model)
@@ -192,6 +197,28 @@ def resolve(model: str) -> Path:
                 action="Run `make run` first: it trains, registers and promotes; or give a model folder.",
             )
         return fetch(client, version)
+
+
+def default_model(name: str = "sa2net") -> str:
+    """What is used where nobody names a model: the champion, or `ready` while the registry holds no version at all.
+
+    Args:
+        name: Registered model.
+
+    Raises:
+        StorageError: The registry does not answer.
+    """
+    champion = f"models:/{name}@champion"
+    uri = store.registry_uri()
+    if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
+        client = store.connect()
+        with store.storage_errors(f"list the versions of {name}"):
+            if client.search_model_versions(f"name = '{name}'", max_results=1):
+                return champion
+    logger.warning(
+        "no version of %s is registered: using the ready weights, which have learnt from phantoms alone", name
+    )
+    return READY
 
 
 def fetch(client: MlflowClient, version: Version) -> Path:

@@ -41,7 +41,7 @@ from sa2net.inference.device import resolve_device
 from sa2net.model.ensemble import join_weights
 from sa2net.registry import tracking
 from sa2net.registry.revision import code_hashes
-from sa2net.registry.starting import pretrained_sha256, starting_weights
+from sa2net.registry.starting import pretrained_sha256, settled, starting_weights
 from sa2net.training.capacity import with_batch_size
 from sa2net.training.checkpoint import CheckpointStore
 from sa2net.training.folds import settings_of, split
@@ -159,7 +159,7 @@ def _train(
         )
     folds = split(cfg, train_cases, val_cases)
     crops = cfg.crops_per_scan * (cfg.stream.scans or min(len(fold.train) for fold in folds))
-    cfg = with_epochs(with_batch_size(cfg, ranks, crops), crops)
+    cfg = settled(with_epochs(with_batch_size(cfg, ranks, crops), crops))
     scale = report.sweep_width / cfg.sweep_width
     info = ModelInfo(
         model=cfg.model,

@@ -32,6 +32,7 @@ from sa2net.artifacts import (
 from sa2net.errors import Sa2NetError, StorageError
 from sa2net.registry import lineage, store
 from sa2net.registry.lineage import Lineage
+from sa2net.registry.ready import READY
 from sa2net.registry.records import Record
 from sa2net.steps.reproduce import machine
 from sa2net.steps.reproduce.checkout import Checkout, Code, check_out
@@ -251,9 +252,9 @@ class _Attempt:
         return file
 
     def _starting_weights(self) -> str:
-        """A folder with the weights that the training started from; empty from scratch."""
+        """A folder with the weights that the training started from; empty where the revision knows them."""
         origin = self.found.provenance
-        if not origin.init_from:
+        if origin.init_from in ("", READY):  # the ready weights are part of the revision that is checked out
             return ""
         client = lineage.connect()
         try:
