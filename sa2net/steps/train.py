@@ -253,6 +253,7 @@ def _train(
             {"best_val_dice": result.best_dice, "best_epoch": float(result.best_epoch)}, step=result.best_epoch
         )
         tracker.log_folder(out / MODEL, "model")
+        (out / OUT_OF_FOLD).unlink(missing_ok=True)  # of an earlier training in the same folder
         if cfg.folds > 1:
             write_text(out / OUT_OF_FOLD, out_of_fold(info, networks, device=cfg.device, progress=progress))
             tracker.log_file(out / OUT_OF_FOLD)
