@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from sa2net.anatomy import CLASS_NAMES, FOREGROUND
@@ -28,13 +27,12 @@ from sa2net.config import Config, TrainConfig, ValidateConfig
 from sa2net.data.framing import Grey
 from sa2net.data.layout import Case, read_cases, read_mask, read_scan
 from sa2net.data.manifest import read_manifest
-from sa2net.data.phantom import ARTEFACT_FAMILIES, DEFAULT_ARTEFACTS, draw_dataset
+from sa2net.data.phantom import ARTEFACT_FAMILIES, draw_dataset
 from sa2net.evaluation.metrics import score_scan
 from sa2net.evaluation.statistics import Interval, mean_interval, paired_bootstrap
 from sa2net.inference.device import resolve_device, resolve_precision
 from sa2net.inference.predictor import Predictor
 from sa2net.model.network import build
-from sa2net.registry.starting import starting_weights
 from sa2net.steps import validate
 from sa2net.training.loop import fit
 from sa2net.training.schedule import with_epochs
@@ -56,8 +54,6 @@ class Grid:
         train, val, test: How many of each; `val` chooses the epoch.
         seeds: Of the trainings.
         common: Overrides of every arm, before its own.
-        artefacts: Families that may show in what is learnt from.
-        shown: Families that may show in the test phantoms.
     """
 
     width: int
@@ -66,8 +62,6 @@ class Grid:
     test: int
     seeds: tuple[int, ...]
     common: tuple[str, ...]
-    artefacts: tuple[str, ...] = DEFAULT_ARTEFACTS
-    shown: tuple[str, ...] = ARTEFACT_FAMILIES
 
 
 class Phantoms:
@@ -75,17 +69,15 @@ class Phantoms:
 
     def __init__(self, grid: Grid) -> None:
         name = f"{grid.width}-{grid.train}-{grid.val}-{grid.test}"
-        if _families(grid):
-            name += "-" + hashlib.sha256(json.dumps(_families(grid)).encode()).hexdigest()[:6]
         self.train, self.test, self.checked = (CACHE / name / part for part in ("train", "test", "validate"))
         if not self.train.exists():  # a data set has a test list, of which nothing is read here
             train, val, seed = grid.train, grid.val, SEED_OF_TRAIN
-            draw_dataset(
-                self.train, train=train, val=val, test=1, seed=seed, width=grid.width, artefacts=grid.artefacts
-            )
+            draw_dataset(self.train, train=train, val=val, test=1, seed=seed, width=grid.width)
         if not self.test.exists():
             seed = SEED_OF_TEST
-            draw_dataset(self.test, train=0, val=0, test=grid.test, seed=seed, width=grid.width, artefacts=grid.shown)
+            draw_dataset(
+                self.test, train=0, val=0, test=grid.test, seed=seed, width=grid.width, artefacts=ARTEFACT_FAMILIES
+            )
         if not (self.checked / MANIFEST).exists():
             validate.check(ValidateConfig(workers=1), data=self.train, out=self.checked, data_docs=None, progress=False)
         self.report = read_validation(self.checked / VALIDATION_REPORT)
@@ -124,23 +116,13 @@ def settings(grid: Grid, overrides: Sequence[str], seed: int) -> TrainConfig:
     return Config.load(None, [*grid.common, *overrides, f"train.seed={seed}"]).train
 
 
-def train_and_score(
-    cfg: TrainConfig, phantoms: Phantoms, initial: dict[str, torch.Tensor] | None = None
-) -> Iterator[dict[str, object]]:
-    """Train once, and give the Dice of each class of each test scan (without `arm`, `seed` and `settings`).
-
-    Args:
-        cfg: Its settings; `init_from` has no effect.
-        phantoms: The data.
-        initial: Weights to start from.
-    """
+def train_and_score(cfg: TrainConfig, phantoms: Phantoms) -> Iterator[dict[str, object]]:
+    """Train once, and give the Dice of each class of each test scan (without `arm`, `seed` and `settings`)."""
     train_cases, val_cases = phantoms.cases("train"), phantoms.cases("val")
     cfg = with_epochs(cfg, cfg.crops_per_scan * len(train_cases))
     info = phantoms.info(cfg)
     started = time.perf_counter()
-    fitted = fit(
-        cfg, info, train_cases, val_cases, checkpoints=None, observer=Silent(), initial=initial, progress=False
-    )
+    fitted = fit(cfg, info, train_cases, val_cases, checkpoints=None, observer=Silent(), progress=False)
     seconds = time.perf_counter() - started
     network = build(cfg.model.model_copy(update={"pretrained": False}))
     network.load_state_dict(fitted.weights)
@@ -162,15 +144,8 @@ def dice_of(predict: Predictor, case: Case) -> dict[str, float]:
 
 def fingerprint(grid: Grid, overrides: Sequence[str]) -> str:
     """What determines the rows of an arm but its seed."""
-    shared = {key: value for key, value in dataclasses.asdict(grid).items() if key not in ("artefacts", "shown")}
-    parts = json.dumps([shared | _families(grid) | {"seeds": []}, list(overrides)], sort_keys=True)
+    parts = json.dumps([dataclasses.asdict(grid) | {"seeds": []}, list(overrides)], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:10]
-
-
-def _families(grid: Grid) -> dict[str, tuple[str, ...]]:
-    """The families, where they are not the usual ones; rows from before they could be chosen do not name them."""
-    usual = {item.name: item.default for item in dataclasses.fields(Grid) if item.name in ("artefacts", "shown")}
-    return {name: getattr(grid, name) for name, families in usual.items() if getattr(grid, name) != families}
 
 
 class Table:
@@ -222,7 +197,6 @@ def run(
     path: Path,
     *,
     prepare: Callable[[TrainConfig], TrainConfig] | None = None,
-    starting: bool = False,
     jobs: int = 1,
 ) -> Table:
     """Train what the file does not hold yet: all arms of the first seed, then of the next.
@@ -232,7 +206,6 @@ def run(
         arms: Their own overrides.
         path: The file.
         prepare: Makes the settings of a training final; a function that a process can be sent.
-        starting: Start from what `train.init_from` names; else every training starts from scratch.
         jobs: Trainings at a time, each in a process of its own.
     """
     phantoms, table = Phantoms(grid), Table(path)
@@ -241,7 +214,7 @@ def run(
     # Spawned: a forked process would share torch's threads with its parent.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         started = {
-            pool.submit(_train_arm, settings(grid, arms[arm], seed), phantoms, prepare, starting): (arm, seed)
+            pool.submit(_train_arm, settings(grid, arms[arm], seed), phantoms, prepare): (arm, seed)
             for arm, seed in missing
         }
         for training in tqdm(as_completed(started), total=len(started), unit="training", desc=path.stem):
@@ -251,10 +224,9 @@ def run(
 
 
 def _train_arm(
-    cfg: TrainConfig, phantoms: Phantoms, prepare: Callable[[TrainConfig], TrainConfig] | None, starting: bool
+    cfg: TrainConfig, phantoms: Phantoms, prepare: Callable[[TrainConfig], TrainConfig] | None
 ) -> list[dict[str, object]]:
-    initial = starting_weights(cfg)[0] if starting else None
-    return list(train_and_score(prepare(cfg) if prepare else cfg, phantoms, initial))
+    return list(train_and_score(prepare(cfg) if prepare else cfg, phantoms))
 
 
 def report(grid: Grid, arms: Mapping[str, Sequence[str]], table: Table, *, reference: str) -> str:
