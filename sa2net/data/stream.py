@@ -2,11 +2,9 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from sa2net.config import StreamConfig
@@ -16,11 +14,9 @@ from sa2net.data.phantom import ARTEFACT_FAMILIES, draw_phantom
 from sa2net.data.phantom_artefacts import check_families
 from sa2net.data.phantom_texture import draw_look
 
-_Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
-
-class PhantomStream(Dataset[_Pair]):
-    """Phantoms at working scale: picture (1, H, W) and mask (H, W), uint8.
+class PhantomStream(Dataset[torch.Tensor]):
+    """Phantoms at working scale, uint8 (2, H, W): picture and mask.
 
     Every one is of a device of its own, shows any of the families that are not held out, and depends on the seed and
     its index alone, so that a resumed training sees what an uninterrupted one would have seen.
@@ -39,12 +35,12 @@ class PhantomStream(Dataset[_Pair]):
         self.cfg, self.working, self.seed = cfg, working, seed
         self.shown = tuple(family for family in ARTEFACT_FAMILIES if family not in cfg.held_out)
 
-    def __getitem__(self, index: int) -> _Pair:
+    def __getitem__(self, index: int) -> torch.Tensor:
         rng = np.random.default_rng(derived_seed(self.seed, "phantom", index))
         phantom = draw_phantom(rng, artefacts=self.shown, max_angle=self.cfg.max_angle, look=draw_look(rng))
         frame = find_frame(phantom.scan, self.working, phantom.spacing_mm)
         picture = to_working_scale(phantom.scan, frame).round().clamp(0, 255).to(torch.uint8)
-        return picture.numpy(), mask_to_working_scale(phantom.mask, frame).numpy()
+        return torch.cat([picture, mask_to_working_scale(phantom.mask, frame)[None]])
 
     def epochs(self, first: int) -> Iterator[list[FramedScan]]:
         """The phantoms of one epoch after the other, without end, from epoch `first` (from 0); drawn an epoch ahead."""
@@ -55,16 +51,9 @@ class PhantomStream(Dataset[_Pair]):
             sampler=itertools.count(first * scans),
             num_workers=workers,
             prefetch_factor=-(-scans // workers) if workers else None,
-            # NumPy arrays, not tensors: each tensor in shared memory would keep a file open.
-            collate_fn=_as_they_are,
         )
         pairs = iter(drawn)
         while True:
-            yield [
-                FramedScan(torch.from_numpy(picture), torch.from_numpy(mask))
-                for picture, mask in itertools.islice(pairs, scans)
-            ]
-
-
-def _as_they_are(pair: Any) -> Any:
-    return pair
+            # A tensor from a worker lies in shared memory and keeps a file open: copied, it is let go.
+            copies = [pair.clone() for pair in itertools.islice(pairs, scans)]
+            yield [FramedScan(pair[:1], pair[1]) for pair in copies]

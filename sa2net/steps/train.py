@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sa2net.anatomy import CLASS_NAMES
 from sa2net.artifacts import (
@@ -44,7 +45,7 @@ from sa2net.registry.revision import code_hashes
 from sa2net.registry.starting import pretrained_sha256, settled, starting_weights
 from sa2net.training.capacity import with_batch_size
 from sa2net.training.checkpoint import CheckpointStore
-from sa2net.training.folds import settings_of, split
+from sa2net.training.folds import Fold, settings_of, split
 from sa2net.training.history import history_tables
 from sa2net.training.launch import launch
 from sa2net.training.loop import Fitted, fit
@@ -172,23 +173,14 @@ def _train(
         params={"train": cfg.model_dump(mode="json")},
         members=cfg.folds,
     )
+
+    def learn(fold: Fold, **of_the_main: Any) -> Fitted:
+        """Train one fold; `of_the_main`: what only the main process has, see `fit`."""
+        given = {"checkpoints": None, "observer": None} | of_the_main
+        return fit(settings_of(cfg, fold), info, fold.train, fold.val, **given, progress=progress, ranks=ranks)
+
     if not ranks.main:
-        return _result(
-            out,
-            [
-                fit(
-                    settings_of(cfg, fold),
-                    info,
-                    fold.train,
-                    fold.val,
-                    checkpoints=None,
-                    observer=None,
-                    progress=progress,
-                    ranks=ranks,
-                )
-                for fold in folds
-            ],
-        )
+        return _result(out, [learn(fold) for fold in folds])
     initial, parent = starting_weights(cfg)
     manifest_sha256 = file_sha256(validation / MANIFEST)
     pretrained = pretrained_sha256(cfg)
@@ -221,19 +213,7 @@ def _train(
                 own.clear()
             pictured = {case.name for case in sorted(fold.val, key=lambda case: case.name)[:PICTURES]}
             observer = _Observer(tracker, cfg, pictured, Path(pictures), fold.number)
-            fitted.append(
-                fit(
-                    settings_of(cfg, fold),
-                    info,
-                    fold.train,
-                    fold.val,
-                    checkpoints=own,
-                    observer=observer,
-                    initial=initial,
-                    progress=progress,
-                    ranks=ranks,
-                )
-            )
+            fitted.append(learn(fold, checkpoints=own, observer=observer, initial=initial))
             observed += observer.epochs
         networks = [(one.weights, fold.val) for one, fold in zip(fitted, folds, strict=True)]
         reference = describe_training(
@@ -253,6 +233,7 @@ def _train(
             {"best_val_dice": result.best_dice, "best_epoch": float(result.best_epoch)}, step=result.best_epoch
         )
         tracker.log_folder(out / MODEL, "model")
+        (out / OUT_OF_FOLD).unlink(missing_ok=True)  # of an earlier training in the same folder
         if cfg.folds > 1:
             write_text(out / OUT_OF_FOLD, out_of_fold(info, networks, device=cfg.device, progress=progress))
             tracker.log_file(out / OUT_OF_FOLD)

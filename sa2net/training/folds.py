@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sklearn.model_selection import GroupKFold
-
 from sa2net.config import TrainConfig
 from sa2net.data.layout import Case
 from sa2net.errors import DataError
@@ -34,6 +32,8 @@ def split(cfg: TrainConfig, train: Sequence[Case], val: Sequence[Case]) -> list[
     """
     if cfg.folds == 1:
         return [Fold(0, list(train), list(val))]
+    from sklearn.model_selection import GroupKFold  # seconds that a training without folds need not wait
+
     cases = sorted([*train, *val], key=lambda case: case.name)
     subjects = [case.subject for case in cases]
     if len(set(subjects)) < cfg.folds:

@@ -104,10 +104,10 @@ def fit(
     content = ranks.broadcast(checkpoints.newest() if checkpoints else b"")
     device = resolve_device(cfg.device)
     precision = resolve_precision(cfg.precision, device)
+    set_threads(cfg.threads)
     state = decode(content) if content else TrainingState()
     if state.epoch >= cfg.epochs or state.stopped:
         return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
-    set_threads(cfg.threads)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
     # Convolutions are a little faster this way, on CPU and GPU alike.
     network = fresh_network(cfg, ranks, device).to(memory_format=torch.channels_last)

@@ -52,3 +52,11 @@ def test_every_arm_is_a_setting_that_can_be_trained() -> None:
         trained = {name: arms.settings(grid, overrides, 0) for name, overrides in named.items()}
         assert len({cfg.model_dump_json() for cfg in trained.values()}) == len(named)
     assert rivals.seconds_of_step(Config.load(None, GRID.common).train) > 0
+
+
+def test_the_table_of_the_ablation_is_that_of_its_rows() -> None:
+    table = arms.Table(arms.RESULTS / "ablation.csv")
+    text = arms.report(ablation.GRID, ablation.ARMS, table, reference="all mended")
+    assert len(text.splitlines()) == 2 + len(ablation.ARMS)
+    page = Path(__file__).parents[2] / "docs" / "reference" / "ablation.md"
+    assert text in page.read_text(encoding="utf-8")

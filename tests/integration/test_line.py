@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,6 +159,8 @@ def test_an_orphaned_trainer_is_waited_for_not_doubled(project: Project, first: 
         assert orphan is not None
         os.kill(running.pid, signal.SIGKILL)  # DVC alone: its child trains on
         running.wait()
+        orphan.suspend()  # or it could be done before the second trainer is there
+        threading.Timer(40, orphan.resume).start()
         printed = project.call("make", "-o", ".venv/.installed", "run")
         assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
         assert project.model == first[1]

@@ -88,8 +88,8 @@ def test_the_loss_curve_is_that_of_one_process(
     # 5 crops in batches of 2: the last step of an epoch leaves one process without a crop. The mixing loss holds a Dice
     # over the whole batch, and crops have different numbers of valid pixels: no mean over processes equals either.
     more = [
-        "train.epochs=7",
-        "train.validate_every=7",
+        "train.epochs=17",
+        "train.validate_every=17",
         "train.batch_size=2",
         "train.loss.kind=mixing",
         "train.model.dropout=0",
@@ -106,7 +106,7 @@ def test_the_loss_curve_is_that_of_one_process(
     together = here | {"out": tmp_path / "two", "checkpoints": tmp_path / "ck2"}
     in_ranks({"frozen": True, "settings": [*SETTINGS, *more], "places": together, "data_of_rank": {}}, tmp_path)
     one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
-    assert len(one) * 3 >= 20  # steps
+    assert len(one) * 3 >= 50  # steps
     assert one["loss_total"].iloc[-1] < 0.9 * one["loss_total"].iloc[0]  # it learns, so the curve says something
     for column in one:
         assert two[column].to_numpy() == pytest.approx(one[column].to_numpy(), rel=1e-4), column

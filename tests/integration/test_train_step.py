@@ -258,8 +258,12 @@ def test_a_stream_takes_the_train_scans_place_and_resumes_exactly(
 ) -> None:
     read, frame = [], loop.frame_case
     monkeypatch.setattr(loop, "frame_case", lambda case, working: (read.append(case), frame(case, working))[1])
+    stale = tmp_path / "whole" / "out" / "out_of_fold.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of an earlier training with folds")
     fit(settings(*STREAM), shared_data_root, checked, tmp_path / "whole")
     assert not read
+    assert not stale.exists()
     client = store.connect()
     run = client.get_run(json.loads((tmp_path / "whole" / "out" / "run.json").read_text())["run_id"])
     assert (run.data.tags["train_scans"], run.data.tags["val_scans"]) == ("0", "2")

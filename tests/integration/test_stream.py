@@ -1,8 +1,12 @@
 """Phantoms drawn while a training goes on: new ones each epoch, the same ones for the same seed, nothing held out shown."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from pydantic import ValidationError
@@ -41,6 +45,35 @@ def test_a_resumed_stream_goes_on_with_what_would_have_come() -> None:
 def test_worker_processes_change_nothing() -> None:
     for one, other in zip(drawn(0, workers=2), drawn(0), strict=True):
         assert same(one, other)
+
+
+TRAINER = """
+import time
+import psutil
+from sa2net.config import StreamConfig
+from sa2net.data.framing import WorkingScale
+from sa2net.data.stream import PhantomStream
+source = PhantomStream(StreamConfig(scans=6, workers=2), WorkingScale(200), seed=0).epochs(0)
+next(source)
+print(*(child.pid for child in psutil.Process().children()), flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_killed_trainer() -> None:
+    """Also while they wait for somebody to take what they have drawn."""
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER], stdout=subprocess.PIPE, text=True)
+    assert trainer.stdout is not None
+    workers = [psutil.Process(int(pid)) for pid in trainer.stdout.readline().split()]
+    assert len(workers) == 2
+    time.sleep(4)  # the next epoch is drawn meanwhile
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    _, alive = psutil.wait_procs(workers, timeout=40)
+    for worker in alive:
+        worker.kill()
+    assert not alive
 
 
 def test_phantoms_come_at_working_scale_with_every_class() -> None:
