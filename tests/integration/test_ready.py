@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from random_model import write_random_model
-from registry_cases import registered
+from serving_cases import register_champion
 
 from sa2net.__main__ import main
 from sa2net.artifacts import folder_sha256, read_model_info
@@ -15,7 +15,7 @@ from sa2net.config import Config, ModelConfig, TrainConfig
 from sa2net.data.layout import read_mask, write_png
 from sa2net.data.phantom import draw_phantom
 from sa2net.errors import ConfigError, StorageError
-from sa2net.registry import ready
+from sa2net.registry import ready, store
 from sa2net.registry.starting import settled, starting_weights
 from sa2net.registry.versions import default_model, resolve
 
@@ -62,7 +62,7 @@ def test_what_was_registered_comes_first(tmp_path: Path, caplog: pytest.LogCaptu
     assert default_model() == "ready"
     assert "phantoms alone" in caplog.text
     write_random_model(tmp_path / "model")
-    registered(tmp_path / "model")
+    register_champion(store.connect(), tmp_path / "model", "sa2net")
     assert default_model() == "models:/sa2net@champion"
 
 
