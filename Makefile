@@ -29,6 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 run: setup  ## The main job: validate, train, evaluate, register; what is up to date is skipped
 	@test -d data || $(BIN)/dvc pull --quiet data.dvc
+	@test -d weights || $(BIN)/dvc pull --quiet weights.dvc
 	@$(SA2NET) unlock
 	$(BIN)/dvc repro
 	@echo
