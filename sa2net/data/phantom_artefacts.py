@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from sa2net.data.phantom_anatomy import FULL_WIDTH, Anatomy
 from sa2net.data.phantom_texture import squash
@@ -156,7 +157,7 @@ def _motion_kink(rng: np.random.Generator, canvas: Canvas) -> Details:
     for _ in range(int(rng.integers(1, 3))):
         row, offset, length = rng.uniform(0.15, 0.85) * height, rng.uniform(6.0, 20.0), rng.uniform(2.0, 14.0)
         offset *= rng.choice([-1.0, 1.0])
-        total += offset / (1.0 + np.exp(-(rows - row) / length))
+        total += offset * expit((rows - row) / length)
         kinks.append({"row": row / height, "offset_px": offset})
     total -= 0.5 * (total.max() + total.min())
     canvas.shift = np.rint(total).astype(np.intp)

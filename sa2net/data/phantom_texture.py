@@ -238,5 +238,6 @@ def _darken(field: Field, outline: Array, depth: float, blur: float) -> None:
     ImageDraw.Draw(patch).polygon([(float(x), float(y)) for x, y in outline - [left, top]], fill=255)
     soft = gaussian_filter(np.asarray(patch, dtype=np.float32) / np.float32(255.0), blur)
     height, width = field.shape
-    inside = field[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    # A rib of a strong curve may lie outside altogether: an end below 0 would count from the far side.
+    inside = field[max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
     inside -= np.float32(depth) * soft[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
