@@ -96,7 +96,10 @@ def by_family(grid: Grid, table: Table) -> str:
     """A Markdown table: mean Dice of the scans that show a family which training never saw, and of those that do not."""
     unseen = [family for family in ARTEFACT_FAMILIES if family not in DEFAULT_ARTEFACTS]
     truth = json.loads((Phantoms(grid).test / "truth.json").read_text(encoding="utf-8"))
-    lines = ["| Arm | " + " | ".join(f"{family}: shows, not" for family in unseen) + " |", "|---|" + "---|" * len(unseen)]
+    lines = [
+        "| Arm | " + " | ".join(f"{family}: shows, not" for family in unseen) + " |",
+        "|---|" + "---|" * len(unseen),
+    ]
     for arm, overrides in ARMS.items():
         dice, scans, _ = table.scores(arm, fingerprint(grid, overrides))
         if not scans:
