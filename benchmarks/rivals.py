@@ -12,6 +12,7 @@ are kept in benchmarks/results/rivals.csv, so that the run goes on where it was.
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import statistics
 import time
@@ -20,13 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 
-from benchmarks.arms import RESULTS, Grid, Table, report, run
+from benchmarks.arms import RESULTS, Grid, Phantoms, Table, fingerprint, report, run
 from sa2net.artifacts import Normalisation
 from sa2net.config import TrainConfig
 from sa2net.config.network import Architecture
 from sa2net.data.dataset import CropDataset, FramedScan
+from sa2net.data.phantom import ARTEFACT_FAMILIES, DEFAULT_ARTEFACTS
 from sa2net.model.losses import build_loss
 from sa2net.model.network import build
 from sa2net.training.schedule import make_optimiser
@@ -89,6 +92,25 @@ def bought(seconds: float, cfg: TrainConfig) -> TrainConfig:
     return cfg.model_copy(update={"iterations": max(1, int(seconds / seconds_of_step(cfg)))})
 
 
+def by_family(grid: Grid, table: Table) -> str:
+    """A Markdown table: mean Dice of the scans that show a family which training never saw, and of those that do not."""
+    unseen = [family for family in ARTEFACT_FAMILIES if family not in DEFAULT_ARTEFACTS]
+    truth = json.loads((Phantoms(grid).test / "truth.json").read_text(encoding="utf-8"))
+    lines = [
+        "| Arm | " + " | ".join(f"{family}: shows, not" for family in unseen) + " |",
+        "|---|" + "---|" * len(unseen),
+    ]
+    for arm, overrides in ARMS.items():
+        dice, scans, _ = table.scores(arm, fingerprint(grid, overrides))
+        if not scans:
+            continue
+        means = dice.mean((0, 2))
+        shows = np.array([[family in truth[scan]["artefacts"] for family in unseen] for scan in scans])
+        cells = [f"{means[column].mean():.3f}, {means[~column].mean():.3f}" for column in shows.T]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="print the table of what is there; train nothing")
@@ -102,6 +124,7 @@ def main() -> None:
     table = Table(args.results) if args.report else run(grid, ARMS, args.results, prepare=prepare, jobs=args.jobs)
     print(f"{args.seconds:g} s of one core each, {len(grid.seeds)} seeds, {grid.test} test phantoms")
     print(report(grid, ARMS, table, reference="SA2Net"))
+    print(f"\n{by_family(grid, table)}")
 
 
 if __name__ == "__main__":
