@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from random_model import write_random_model
+from ruamel.yaml import YAML
 from serving_cases import register_champion
 
 from sa2net.__main__ import main
@@ -14,6 +15,7 @@ from sa2net.artifacts import folder_sha256, read_model_info
 from sa2net.config import Config, ModelConfig, TrainConfig
 from sa2net.data.layout import read_mask, write_png
 from sa2net.data.phantom import draw_phantom
+from sa2net.data.store.pull import parse_pointer, read_pointer
 from sa2net.errors import ConfigError, StorageError
 from sa2net.registry import ready, store
 from sa2net.registry.starting import settled, starting_weights
@@ -41,6 +43,14 @@ def test_they_are_small_of_the_default_network_and_say_what_they_are() -> None:
     assert "Research use only" in card
     made = Config.load(Path(__file__).parents[2] / "recipes" / "pretrain.yaml").train
     assert info.params["train"]["stream"] == json.loads(made.stream.model_dump_json())
+
+
+def test_new_weights_make_new_trainings() -> None:
+    """Their identity is code of the stage that starts from them."""
+    root = Path(__file__).parents[2]
+    assert parse_pointer(read_pointer(str(root / ready.POINTER))).md5 == ready.IDENTITY
+    stage = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]
+    assert "sa2net/registry/ready.py" in stage["deps"]
 
 
 def test_a_fresh_clone_segments_a_scan_it_has_never_seen(tmp_path: Path) -> None:
