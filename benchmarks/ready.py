@@ -30,7 +30,11 @@ from sa2net.registry.versions import resolve
 SEED, SCANS = 6300, 40
 HELD_OUT = tuple(Config.load(Path(__file__).parents[1] / "recipes" / "pretrain.yaml").train.stream.held_out)
 SIZES = (5, 10, 24)
-ARMS = {"from scratch": ("train.init_from=",), "from the ready weights": ()}
+
+
+def arms(model: str) -> dict[str, tuple[str, ...]]:
+    """What a small data set may be learnt from."""
+    return {"from scratch": ("train.init_from=",), "from the ready weights": (f"train.init_from={model}",)}
 
 
 def grid(scans: int) -> Grid:
@@ -93,10 +97,10 @@ def main() -> None:
     print(scored(model))
     for scans in SIZES:
         chosen = grid(scans)
-        arms = {name: overrides or (f"train.init_from={args.model}",) for name, overrides in ARMS.items()}
-        table = Table(args.results) if args.report else run(chosen, arms, args.results, starting=True, jobs=args.jobs)
-        if table.has("from scratch", 0, fingerprint(chosen, arms["from scratch"])):
-            print(f"\n{scans} scans\n\n{report(chosen, arms, table, reference='from scratch')}")
+        named = arms(args.model)
+        table = Table(args.results) if args.report else run(chosen, named, args.results, starting=True, jobs=args.jobs)
+        if table.has("from scratch", 0, fingerprint(chosen, named["from scratch"])):
+            print(f"\n{scans} scans\n\n{report(chosen, named, table, reference='from scratch')}")
     test = read_cases(Phantoms(grid(SIZES[0])).test, ("test",))
     predict = Predictor.for_settings(model, EvaluateConfig(device="cpu"))
     dice = np.mean([list(dice_of(predict, case).values()) for case in test])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablation, arms, rivals
+from benchmarks import ablation, arms, ready, rivals
 from sa2net.config import Config
 
 GRID = arms.Grid(
@@ -54,9 +54,27 @@ def test_every_arm_is_a_setting_that_can_be_trained() -> None:
     assert rivals.seconds_of_step(Config.load(None, GRID.common).train) > 0
 
 
+def page(name: str) -> str:
+    return (Path(__file__).parents[2] / "docs" / "reference" / name).read_text(encoding="utf-8")
+
+
 def test_the_table_of_the_ablation_is_that_of_its_rows() -> None:
     table = arms.Table(arms.RESULTS / "ablation.csv")
     text = arms.report(ablation.GRID, ablation.ARMS, table, reference="all mended")
     assert len(text.splitlines()) == 2 + len(ablation.ARMS)
-    page = Path(__file__).parents[2] / "docs" / "reference" / "ablation.md"
-    assert text in page.read_text(encoding="utf-8")
+    assert text in page("ablation.md")
+
+
+def test_the_table_of_the_rivals_is_that_of_its_rows() -> None:
+    table = arms.Table(arms.RESULTS / "rivals.csv")
+    text = arms.report(rivals.GRID, rivals.ARMS, table, reference="SA2Net")
+    assert len(text.splitlines()) == 2 + len(rivals.ARMS)
+    assert text in page("rivals.md")
+
+
+@pytest.mark.parametrize("scans", ready.SIZES)
+def test_the_tables_of_the_ready_weights_are_those_of_their_rows(scans: int) -> None:
+    table = arms.Table(arms.RESULTS / "fine_tuning.csv")
+    text = arms.report(ready.grid(scans), ready.arms("ready"), table, reference="from scratch")
+    assert len(text.splitlines()) == 2 + 2
+    assert text in page("ready-weights.md")
