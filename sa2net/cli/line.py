@@ -91,7 +91,10 @@ def train(
 @cli.command()
 @data_option
 @click.option(
-    "--model", default=str(BUILD / "train" / "model"), show_default=True, help="Model folder, models:/NAME@ALIAS, or ready."
+    "--model",
+    default=str(BUILD / "train" / "model"),
+    show_default=True,
+    help="Model folder, models:/NAME@ALIAS, or ready.",
 )
 @out_option(BUILD / "evaluate")
 @settings_options
