@@ -23,6 +23,7 @@ SETTINGS = [
     "train.model.channels=16",
     "train.warmup_epochs=1",
     "train.threads=1",
+    "train.init_from=",  # the ready weights are of another network; runs keep what was meant
     "evaluate.threads=1",
     "evaluate.bootstrap_samples=200",
     "register.bootstrap_samples=500",

@@ -35,6 +35,7 @@ from sa2net.config import Config, TrainConfig
 from sa2net.data.store import data_md5, pointer_path, tracked_folder
 from sa2net.errors import ClusterError, DataError, StorageError
 from sa2net.registry import execution, store
+from sa2net.registry.starting import settled
 from sa2net.steps.train import MODEL, TrainResult
 from sa2net.training.cluster import TrainJobs
 from sa2net.training.nodes import NodesConfig, train_job
@@ -240,6 +241,14 @@ def _last_reason(files: Iterable[Path]) -> str:
     return max(found)[1] if found else ""
 
 
+def _is_of(params: Mapping[str, Any], cfg: TrainConfig) -> bool:
+    """Whether a model's settings are those of this training, but for what a training works out for itself."""
+    worked_out = {"epochs": cfg.iterations > 0, "batch_size": cfg.batch_size == 0}
+    ours = settled(cfg).model_dump(mode="json", exclude={name for name, so in worked_out.items() if so})
+    theirs = dict(params.get("train", {}))
+    return {name: theirs.get(name) for name in ours} == ours and set(params) == {"train"}
+
+
 def _fetched(folder: Path, cfg: TrainConfig, out: Path) -> TrainResult:
     """Copy what the job wrote, if it is whole and of this training."""
     source = folder / "out"
@@ -258,9 +267,7 @@ def _fetched(folder: Path, cfg: TrainConfig, out: Path) -> TrainResult:
             evidence=str(error),
             action=f"Run it again: it goes on from its last checkpoint. Look at {source} if that repeats itself.",
         ) from error
-    if folder_sha256(out / MODEL) != folder_sha256(source / MODEL) or info.params != {
-        "train": cfg.model_dump(mode="json")
-    }:
+    if folder_sha256(out / MODEL) != folder_sha256(source / MODEL) or not _is_of(info.params, cfg):
         raise StorageError(
             "the model folder that was fetched is not the one that this training made",
             evidence=str(source / MODEL),

@@ -31,6 +31,7 @@ SETTINGS = [
     "train.augment.crop_width=64",
     "train.model.channels=16",
     "train.threads=1",
+    "train.init_from=",  # the ready weights are of another network; runs keep what was meant
     "train.seed=7",
     "evaluate.threads=1",
     "evaluate.bootstrap_samples=100",

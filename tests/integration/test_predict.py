@@ -11,6 +11,8 @@ from random_model import write_random_model
 
 from sa2net.__main__ import main
 from sa2net.data.layout import write_png
+from sa2net.registry import store
+from sa2net.registry.versions import register_version
 
 
 @pytest.fixture(scope="module")
@@ -100,5 +102,9 @@ def test_a_registry_without_champion_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("SA2NET_VAR", str(tmp_path / "var"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_random_model(tmp_path / "refused")
+    client = store.connect()
+    run = client.create_run(store.experiment_id(client))
+    register_version(client, tmp_path / "refused", name="sa2net", run_id=run.info.run_id, tags={})
     assert predict(scans, "--out", tmp_path / "out") == 5
     assert "make run" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from components.train_nodes import train as component
 from pipelines.compile import compile_training
 from pipelines.runtime import nodes_of_train
 from sa2net.artifacts import folder_sha256, read_json, write_json
-from sa2net.config import Config, TrainConfig, ValidateConfig, as_section
+from sa2net.config import Config, ModelConfig, TrainConfig, ValidateConfig, as_section
 from sa2net.errors import ClusterError, ConfigError, DataError, DeviceError, StorageError
 from sa2net.steps import train, train_nodes, validate
 from sa2net.training import cluster
@@ -531,3 +531,13 @@ def test_a_pipeline_for_two_nodes_waits_without_a_gpu(tmp_path: Path) -> None:
     assert set(outputs) == {"model", "metrics"}
     evaluate = spec["root"]["dag"]["tasks"]["evaluate"]["inputs"]["artifacts"]["model"]["taskOutputArtifact"]
     assert evaluate == {"producerTask": "train", "outputArtifactKey": "model"}
+
+
+def test_what_a_training_works_out_for_itself_does_not_make_it_another() -> None:
+    asked = TrainConfig(iterations=10, batch_size=0, model=ModelConfig(channels=16))
+    done = asked.model_copy(update={"epochs": 3, "batch_size": 8, "init_from": ""})
+    assert train_nodes._is_of({"train": done.model_dump(mode="json")}, asked)
+    other = done.model_copy(update={"learning_rate": 0.5})
+    assert not train_nodes._is_of({"train": other.model_dump(mode="json")}, asked)
+    assert not train_nodes._is_of({"train": done.model_dump(mode="json")}, asked.model_copy(update={"iterations": 0}))
+    assert not train_nodes._is_of({}, asked)
