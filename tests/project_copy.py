@@ -56,6 +56,7 @@ class Project:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.folder / name)
         (self.folder / ".venv").symlink_to(Path(sys.prefix))
+        (self.folder / "starter").symlink_to(ROOT / "starter")  # the ready weights come from there
         (self.folder / "params.yaml").write_text(Config.load(None, SETTINGS).render(), encoding="utf-8")
         for pointer in ("data.dvc", "dvc.lock"):
             (self.folder / pointer).unlink(missing_ok=True)
