@@ -47,9 +47,10 @@ def build(
         ClusterError: No engine, a client without BuildKit, or a build that failed.
     """
     client = client_with_engine(docker)
+    weights = ready_weights()
     with replaced_folder(READY, MODEL_FILES) as folder:
         for file in MODEL_FILES:
-            shutil.copy2(ready_weights() / file, folder)
+            shutil.copy2(weights / file, folder)
     code = revision()
     arguments = {
         "BASE_IMAGE": base_image,

@@ -243,10 +243,12 @@ def _last_reason(files: Iterable[Path]) -> str:
 
 def _is_of(params: Mapping[str, Any], cfg: TrainConfig) -> bool:
     """Whether a model's settings are those of this training, but for what a training works out for itself."""
-    worked_out = {"epochs": cfg.iterations > 0, "batch_size": cfg.batch_size == 0}
-    ours = settled(cfg).model_dump(mode="json", exclude={name for name, so in worked_out.items() if so})
+    ours = settled(cfg).model_dump(mode="json")
     theirs = dict(params.get("train", {}))
-    return {name: theirs.get(name) for name in ours} == ours and set(params) == {"train"}
+    for name, worked_out in {"epochs": cfg.iterations > 0, "batch_size": cfg.batch_size == 0}.items():
+        if worked_out and name in theirs:
+            ours[name] = theirs[name]
+    return dict(params) == {"train": ours}
 
 
 def _fetched(folder: Path, cfg: TrainConfig, out: Path) -> TrainResult:

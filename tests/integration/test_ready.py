@@ -81,8 +81,7 @@ def test_damaged_copies_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shutil.copy(Path(__file__).parents[2] / ready.POINTER, tmp_path / ready.POINTER)
     shutil.copytree(Path(__file__).parents[2] / ready.REMOTE, tmp_path / ready.REMOTE)
     monkeypatch.setattr(ready.sa2net, "__file__", str(tmp_path / "sa2net" / "__init__.py"))
-    whole = resolve("ready")
-    kept = folder_sha256(whole)
+    resolve("ready")
     shutil.rmtree(tmp_path / "var")
     for file in (tmp_path / ready.REMOTE).rglob("*"):
         if file.is_file() and file.stat().st_size > MEBIBYTE:
@@ -90,7 +89,6 @@ def test_damaged_copies_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(StorageError):
         resolve("ready")
-    assert kept
 
 
 def test_elsewhere_they_are_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
