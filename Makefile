@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run local local-docker compile submit images pin doctor story test test-long check ui clean
+.PHONY: help setup run local local-docker compile submit images pin doctor story test test-long test-gpu check ui clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/|/' | column -t -s '|'
@@ -63,11 +63,14 @@ doctor: setup  ## Check MLflow, S3, DVC, Kubeflow, GPU and disk, one line each
 story: setup  ## The story of a champion, told with the real commands: promote, refuse, roll back, approve, tamper
 	OMP_NUM_THREADS=1 $(BIN)/python tests/story.py
 
-test: setup  ## The whole test set but the long tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadscope --durations=15 --cov --cov-report=term:skip-covered
+test: setup  ## The whole test set but the long tests and those of a GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not gpu' --numprocesses 2 --dist loadscope --durations=15 --cov --cov-report=term:skip-covered
 
 test-long: setup  ## The long tests: full line, crash and resume, images and pipeline in real containers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+test-gpu: setup  ## What only a GPU can show: needs one
+	$(BIN)/python -m pytest tests/gpu
 
 check: setup  ## Format, lint, types, layers and unit tests
 	$(BIN)/ruff format --check .

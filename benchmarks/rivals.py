@@ -67,6 +67,16 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_PYRAMID_ALONE = tuple(f"train.model.{part}=false" for part in ("position_branch", "channel_branch", "structure"))
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "SA2Net": (),
+    "without position branch": ("train.model.position_branch=false",),
+    "pyramid alone": _PYRAMID_ALONE,
+    "pyramid alone, 960 steps": (*_PYRAMID_ALONE, "train.iterations=960"),
+}
+"""Where SA2Net's distance to the first comes from: what it would be without its branches, in equal time and steps."""
+
+
 def seconds_of_step(cfg: TrainConfig) -> float:
     """Processor time of one step: drawing its crops, forward, backward, update."""
     torch.set_num_threads(cfg.threads)
@@ -88,8 +98,8 @@ def seconds_of_step(cfg: TrainConfig) -> float:
 
 
 def bought(seconds: float, cfg: TrainConfig) -> TrainConfig:
-    """The settings with as many steps as the time pays."""
-    return cfg.model_copy(update={"iterations": max(1, int(seconds / seconds_of_step(cfg)))})
+    """The settings with as many steps as the time pays; an arm that names its steps keeps them."""
+    return cfg if cfg.iterations else cfg.model_copy(update={"iterations": max(1, int(seconds / seconds_of_step(cfg)))})
 
 
 def by_family(grid: Grid, table: Table) -> str:
@@ -121,9 +131,14 @@ def main() -> None:
     grid = dataclasses.replace(GRID, seconds=args.seconds)
 
     prepare = functools.partial(bought, args.seconds)
-    table = Table(args.results) if args.report else run(grid, ARMS, args.results, prepare=prepare, jobs=args.jobs)
+    table = (
+        Table(args.results)
+        if args.report
+        else run(grid, {**ARMS, **PARTS}, args.results, prepare=prepare, jobs=args.jobs)
+    )
     print(f"{args.seconds:g} s of one core each, {len(grid.seeds)} seeds, {grid.test} test phantoms")
-    print(report(grid, ARMS, table, reference="SA2Net"))
+    for arms in (ARMS, PARTS):
+        print(f"\n{report(grid, arms, table, reference='SA2Net')}")
     print(f"\n{by_family(grid, table)}")
 
 

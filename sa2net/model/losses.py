@@ -12,6 +12,9 @@ from sa2net.model.terms import TERMS, Comparison, Truth, cross_entropy
 MAPS = ("main", "coarse", "channel", "position", "auxiliary")
 """What `train.loss` calls the maps of `TrainingLogits`."""
 
+SIDE_STRIDE = 4
+"""The maps beside the final one only train: `sum` compares them on every fourth row and column, where they lie."""
+
 LossParts = dict[str, Tensor]
 """Scalars by name: `total` is what is minimised, the others are its parts before their weights, for the log."""
 
@@ -35,12 +38,13 @@ class SupervisionLoss(nn.Module):
         and only where there are several.
         """
         truth = Truth(mask, self.cfg, logits.final.shape[1])
+        side_truth = truth if self.cfg.kind == "released" else truth.sampled(SIDE_STRIDE)
         maps: LossParts = {}
         terms: LossParts = {}
         for name, map_ in zip(MAPS, logits, strict=True):
             if map_ is None:
                 continue
-            comparison = Comparison(map_, truth)
+            comparison = Comparison(map_, truth if name == "main" else side_truth)
             costs = {term: TERMS[term](comparison) for term in self.terms}
             maps[name] = torch.stack([self.terms[term] * cost for term, cost in costs.items()]).sum()
             if name == "main" and len(costs) > 1:

@@ -134,7 +134,8 @@ class SA2Net(nn.Module):
             return resize(logits, size) if self.stretches else resize(logits, padded)[..., : size[0], : size[1]]
         maps = self.head(levels)
         if self.auxiliary is not None:
-            maps = maps._replace(auxiliary=self.auxiliary(levels[2]))
+            # Not `_replace`, which the compiler of torch 2.11 cannot follow.
+            maps = TrainingLogits(maps.final, maps.coarse, maps.channel, maps.position, self.auxiliary(levels[2]))
         return maps if padded == size or self.stretches else crop(maps, padded, size, middle=STRIDES[2])
 
     def drop_training_heads(self) -> None:

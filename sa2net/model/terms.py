@@ -39,6 +39,12 @@ class Truth:
         uniform = all(weight == 1.0 for weight in cfg.class_weights)
         self.weights = None if uniform else torch.tensor(cfg.class_weights, device=mask.device)  # (K,)
 
+    def sampled(self, divisor: int) -> "Truth":
+        """The mask at so many times fewer rows and columns, rounded up: the pixel in the middle of each square."""
+        size = [-(-side // divisor) for side in self.size]
+        mask = functional.interpolate(self.mask[:, None].float(), size, mode="nearest-exact")[:, 0]
+        return Truth(mask, self.cfg, self.classes)
+
     @cached_property
     def pixels(self) -> Tensor:
         """What sums over pixels are divided by: the valid ones by their weights, or all as released."""

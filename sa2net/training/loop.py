@@ -131,6 +131,7 @@ def fit(
         batch_sampler=EpochBatches(crops, cfg.batch_size, ranks.share),
         num_workers=cfg.workers,
         prefetch_factor=cfg.prefetch if cfg.workers else None,
+        pin_memory=device.type == "cuda",  # so that copies to the GPU wait for nothing
     )
     validation = [(case, read_scan(case.scan), read_mask(case.mask)) for case in val_cases] if ranks.main else []
 
@@ -168,7 +169,7 @@ def fit(
             crops.epoch = epoch
             torch.manual_seed(derived_seed(cfg.seed, "dropout", epoch, ranks.index))
             model.train()
-            parts_sum: dict[str, float] = {}
+            sums: dict[str, torch.Tensor] = {}
             for index, (picture, mask) in enumerate(waiting.on(batches)):
                 whole = min(cfg.batch_size, len(crops) - index * cfg.batch_size)
                 rate = learning_rate(cfg, epoch + index / steps)
@@ -176,8 +177,8 @@ def fit(
                     group["lr"] = rate
                 with _memory_explained(cfg):
                     with accelerator.autocast():
-                        logits = model(picture.to(device, memory_format=torch.channels_last))
-                    parts = loss_function(*ranks.gather(logits, mask.to(device), whole))
+                        logits = model(picture.to(device, memory_format=torch.channels_last, non_blocking=True))
+                    parts = loss_function(*ranks.gather(logits, mask.to(device, non_blocking=True), whole))
                     # Each rank has the gradient of its own part; what is averaged over the ranks must be their sum.
                     accelerator.backward(parts["total"] * (ranks.count / accumulated(cfg, index, steps)))
                     if (index + 1) % cfg.accumulate == 0 or index + 1 == steps:
@@ -187,18 +188,17 @@ def fit(
                         optimiser_.zero_grad()
                         averaged.step(network)
                 for name, value in parts.items():
-                    parts_sum[name] = parts_sum.get(name, 0.0) + float(value.detach())
-                bar.set_postfix(
-                    epoch=epoch + 1,
-                    loss=f"{parts_sum['total'] / (index + 1):.3f}",
-                    dice=f"{state.best_dice:.3f}" if state.best else "-",
-                    refresh=False,
-                )
-                bar.update()
+                    sums[name] = sums.get(name, 0.0) + value.detach().double()
+                if bar.update():  # it is drawn once a second: only then is the GPU waited for
+                    bar.set_postfix(
+                        epoch=epoch + 1,
+                        loss=f"{sums['total'].item() / (index + 1):.3f}",
+                        dice=f"{state.best_dice:.3f}" if state.best else "-",
+                        refresh=False,
+                    )
+            losses = {f"loss_{name}": value.item() / steps for name, value in sums.items()}
             seconds, waited = time.perf_counter() - started, waiting.seconds - waited
-            row = {"epoch": float(epoch + 1), "learning_rate": rate} | {
-                f"loss_{name}": value / steps for name, value in parts_sum.items()
-            }
+            row = {"epoch": float(epoch + 1), "learning_rate": rate} | losses
             if not np.isfinite(row["loss_total"]):
                 raise DataError(
                     "the loss is not a number any more",
