@@ -34,7 +34,12 @@ SIZES = (5, 10, 24)
 
 def arms(model: str) -> dict[str, tuple[str, ...]]:
     """What a small data set may be learnt from."""
-    return {"from scratch": ("train.init_from=",), "from the ready weights": (f"train.init_from={model}",)}
+    ready = f"train.init_from={model}"
+    return {
+        "from scratch": ("train.init_from=",),
+        "from the ready weights": (ready,),
+        "from the ready weights, rate 0.0005": (ready, "train.learning_rate=0.0005"),
+    }
 
 
 def grid(scans: int) -> Grid:

@@ -48,7 +48,7 @@ def test_a_table_is_trained_once_and_compared(tmp_path: Path, monkeypatch: pytes
 
 
 def test_every_arm_is_a_setting_that_can_be_trained() -> None:
-    for grid, named in ((ablation.GRID, ablation.ARMS), (rivals.GRID, rivals.ARMS)):
+    for grid, named in ((ablation.GRID, ablation.ARMS), (rivals.GRID, rivals.ARMS), (rivals.GRID, rivals.PARTS)):
         trained = {name: arms.settings(grid, overrides, 0) for name, overrides in named.items()}
         assert len({cfg.model_dump_json() for cfg in trained.values()}) == len(named)
     assert rivals.seconds_of_step(Config.load(None, GRID.common).train) > 0
@@ -65,16 +65,24 @@ def test_the_table_of_the_ablation_is_that_of_its_rows() -> None:
     assert text in page("ablation.md")
 
 
-def test_the_table_of_the_rivals_is_that_of_its_rows() -> None:
+@pytest.mark.parametrize("named", [rivals.ARMS, rivals.PARTS], ids=["rivals", "parts"])
+def test_the_tables_of_the_rivals_are_those_of_their_rows(named: dict[str, tuple[str, ...]]) -> None:
     table = arms.Table(arms.RESULTS / "rivals.csv")
-    text = arms.report(rivals.GRID, rivals.ARMS, table, reference="SA2Net")
-    assert len(text.splitlines()) == 2 + len(rivals.ARMS)
+    text = arms.report(rivals.GRID, named, table, reference="SA2Net")
+    assert len(text.splitlines()) == 2 + len(named)
     assert text in page("rivals.md")
+
+
+def test_an_arm_that_names_its_steps_keeps_them() -> None:
+    cfg = arms.settings(rivals.GRID, rivals.PARTS["pyramid alone, 960 steps"], 0)
+    assert rivals.bought(0.0, cfg).iterations == 960
+    assert rivals.bought(1e-9, arms.settings(rivals.GRID, (), 0)).iterations == 1
 
 
 @pytest.mark.parametrize("scans", ready.SIZES)
 def test_the_tables_of_the_ready_weights_are_those_of_their_rows(scans: int) -> None:
     table = arms.Table(arms.RESULTS / "fine_tuning.csv")
-    text = arms.report(ready.grid(scans), ready.arms("ready"), table, reference="from scratch")
-    assert len(text.splitlines()) == 2 + 2
+    named = ready.arms("ready")
+    text = arms.report(ready.grid(scans), named, table, reference="from scratch")
+    assert len(text.splitlines()) == 2 + len(named)
     assert text in page("ready-weights.md")
