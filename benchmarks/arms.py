@@ -130,7 +130,7 @@ def train_and_score(
     """Train once, and give the Dice of each class of each test scan (without `arm`, `seed` and `settings`).
 
     Args:
-        cfg: Its settings; `init_from` has no effect.
+        cfg: Its settings; of `init_from` only the learning rate takes notice.
         phantoms: The data.
         initial: Weights to start from.
     """
@@ -253,7 +253,8 @@ def run(
 def _train_arm(
     cfg: TrainConfig, phantoms: Phantoms, prepare: Callable[[TrainConfig], TrainConfig] | None, starting: bool
 ) -> list[dict[str, object]]:
-    initial = starting_weights(cfg)[0] if starting else None
+    cfg = cfg if starting else cfg.model_copy(update={"init_from": ""})
+    initial = starting_weights(cfg)[0]
     return list(train_and_score(prepare(cfg) if prepare else cfg, phantoms, initial))
 
 

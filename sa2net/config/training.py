@@ -57,6 +57,10 @@ class StreamConfig(Section):
         return self
 
 
+RATE, FINE_TUNING_RATE = 2e-3, 5e-4
+"""Peak learning rates of a training from scratch and of one that starts from weights, where the settings name none."""
+
+
 class TrainConfig(Section):
     """One training."""
 
@@ -74,7 +78,11 @@ class TrainConfig(Section):
         2, ge=0, description="crops in one step, of all processes together; 0 = what one GPU can hold"
     )
     accumulate: int = Field(1, ge=1, description="steps whose gradients are averaged before the weights change")
-    learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(
+        0.0,
+        ge=0.0,
+        description=f"peak learning rate of AdamW; 0 = {RATE:g} from scratch, {FINE_TUNING_RATE:g} from weights",
+    )
     weight_decay: float = Field(1e-2, ge=0.0, description="of AdamW")
     decayed: Literal["weights", "released"] = Field(
         "weights", description="what decays: weights, but no norms and biases; released: all"
@@ -108,6 +116,11 @@ class TrainConfig(Section):
     log_pictures: Literal["local", "always", "never"] = Field(
         "local", description="log validation overlays: only to a store on this machine, always, never"
     )
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate, of the settings or of what the training starts from."""
+        return self.learning_rate or (FINE_TUNING_RATE if self.init_from else RATE)
 
     @model_validator(mode="after")
     def _fits_the_masks(self) -> Self:

@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def settled(cfg: TrainConfig) -> TrainConfig:
-    """The settings as they take effect: the ready weights serve the network that they are of, and no other."""
-    if cfg.init_from != READY or are_of(cfg.model):
-        return cfg
-    logger.info("train.init_from: the ready weights are of another network; starting from scratch")
-    return cfg.model_copy(update={"init_from": ""})
+    """The settings as they take effect: the ready weights serve the network that they are of, and no other; the rate."""
+    if cfg.init_from == READY and not are_of(cfg.model):
+        logger.info("train.init_from: the ready weights are of another network; starting from scratch")
+        cfg = cfg.model_copy(update={"init_from": ""})
+    return cfg.model_copy(update={"learning_rate": cfg.peak_rate})
 
 
 def starting_weights(cfg: TrainConfig) -> "tuple[dict[str, torch.Tensor] | None, str]":

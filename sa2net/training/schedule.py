@@ -18,7 +18,7 @@ def learning_rate(cfg: TrainConfig, progress: float) -> float:
     """
     if progress < cfg.warmup_epochs:
         # Never exactly zero, so that the first step learns something.
-        return cfg.learning_rate * max(progress / cfg.warmup_epochs, 1e-2)
+        return cfg.peak_rate * max(progress / cfg.warmup_epochs, 1e-2)
     share = min((progress - cfg.warmup_epochs) / max(cfg.epochs - cfg.warmup_epochs, 1e-9), 1.0)
     match cfg.schedule:
         case "cosine":
@@ -27,7 +27,7 @@ def learning_rate(cfg: TrainConfig, progress: float) -> float:
             factor = (1.0 - share) ** POLY_POWER
         case "constant":
             factor = 1.0
-    return cfg.learning_rate * factor
+    return cfg.peak_rate * factor
 
 
 def with_epochs(cfg: TrainConfig, crops: int) -> TrainConfig:
@@ -59,4 +59,4 @@ def make_optimiser(network: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     decaying = [parameter for parameter in learning if parameter.ndim >= smallest]
     steady = [parameter for parameter in learning if parameter.ndim < smallest]
     groups = [{"params": decaying, "weight_decay": cfg.weight_decay}, {"params": steady, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.learning_rate)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.peak_rate)

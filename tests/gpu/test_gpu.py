@@ -40,6 +40,7 @@ SETTINGS = [
     "train.model.dropout=0",
     "train.model.predictor.dropout=0",
     "train.device=cuda",
+    "train.init_from=",
     "train.precision=float32",
 ]
 """Without dropout, whose random numbers differ between devices."""

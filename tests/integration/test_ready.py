@@ -108,7 +108,9 @@ def test_a_training_of_the_default_network_starts_from_them_and_no_other_does() 
     weights, sha256 = starting_weights(cfg)
     assert weights is not None
     assert sha256 == folder_sha256(resolve("ready"))
+    assert cfg.learning_rate == 5e-4
     for other in (ModelConfig(channels=16), ModelConfig(pretrained=True), ModelConfig(affinity="mean")):
         cfg = settled(TrainConfig(model=other))
         assert cfg.init_from == ""
+        assert cfg.learning_rate == 2e-3
         assert starting_weights(cfg) == (None, "")

@@ -107,6 +107,15 @@ def test_seeds_of_different_parts_differ() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
+def test_a_training_from_weights_has_a_smaller_rate_unless_one_is_named() -> None:
+    scratch, fine = TrainConfig(init_from=""), TrainConfig(init_from="models:/sa2net@champion")
+    assert (
+        learning_rate(scratch, scratch.warmup_epochs) == make_optimiser(nn.Linear(1, 1), scratch).defaults["lr"] == 2e-3
+    )
+    assert learning_rate(fine, fine.warmup_epochs) == make_optimiser(nn.Linear(1, 1), fine).defaults["lr"] == 5e-4
+    assert learning_rate(fine.model_copy(update={"learning_rate": 0.1}), 1.0) == 0.1
+
+
 def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
     cfg = TrainConfig(epochs=10, warmup_epochs=2.0, learning_rate=1.0, schedule="cosine")
     assert learning_rate(cfg, 0.0) == pytest.approx(0.01)
