@@ -553,20 +553,3 @@ def test_the_spool_of_a_living_process_and_of_another_store_are_left_alone(clien
     assert len(spools(var)) == 2
     living.delete()
     foreign.delete()
-
-
-def test_a_store_that_was_half_made_is_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv("SA2NET_VAR", str(tmp_path))
-    code = "from sa2net.registry import store; store.client_for(store.tracking_uri()); print('made')"
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    for _ in range(2):  # killed while the tables are made
-        with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL) as process:
-            while not list(tmp_path.glob(".mlflow.db.fresh*")) and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(0.3)
-            process.kill()
-        assert not (tmp_path / "mlflow.db").exists()
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == "made\n", done.stderr[-2000:]
-    assert (tmp_path / "mlflow.db").is_file()
-    assert not list(tmp_path.glob(".mlflow.db.fresh*"))

@@ -1,8 +1,5 @@
 """Crops, schedule and checkpoints: what makes a training repeatable."""
 
-import json
-import multiprocessing
-import time
 from pathlib import Path
 
 import pytest
@@ -187,39 +184,6 @@ def test_only_the_last_two_are_kept_and_another_key_sees_none(tmp_path: Path) ->
         "epoch-000005.safetensors",
     ]
     assert CheckpointStore(tmp_path, "other").newest() == b""
-
-
-def _hold(folder: str, seconds: float) -> None:
-    with CheckpointStore(Path(folder), "key").locked():
-        (Path(folder) / "held").touch()
-        time.sleep(seconds)
-
-
-def test_a_second_trainer_waits_and_names_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    other = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), 1.5))
-    other.start()
-    while not (tmp_path / "held").exists():
-        assert other.exitcode is None, "the other trainer ended before it held the lock"
-        time.sleep(0.02)
-    owner = json.loads((tmp_path / "key" / "owner.json").read_text())
-    assert owner["pid"] == other.pid
-    with CheckpointStore(tmp_path, "key").locked():
-        other.join(timeout=10)
-        assert not other.is_alive()
-    assert str(other.pid) in caplog.text
-
-
-def test_a_killed_trainer_leaves_no_lock(tmp_path: Path) -> None:
-    other = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), 60))
-    other.start()
-    while not (tmp_path / "held").exists():
-        assert other.exitcode is None, "the other trainer ended before it held the lock"
-        time.sleep(0.02)
-    other.kill()
-    other.join()
-    started = time.monotonic()
-    with CheckpointStore(tmp_path, "key").locked():
-        assert time.monotonic() - started < 2
 
 
 def test_an_optimiser_goes_on_exactly_where_it_was() -> None:
