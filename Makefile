@@ -64,7 +64,7 @@ story: setup  ## The story of a champion, told with the real commands: promote, 
 	OMP_NUM_THREADS=1 $(BIN)/python tests/story.py
 
 test: setup  ## The whole test set but the long tests and those of a GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not gpu' --numprocesses 2 --dist loadscope --durations=15 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not gpu' --numprocesses 3 --dist loadscope --durations=15 --cov --cov-report=term:skip-covered
 
 test-long: setup  ## The long tests: full line, crash and resume, images and pipeline in real containers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
