@@ -13,7 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from sa2net.config import PredictorConfig
 from sa2net.config.network import Affinity
-from sa2net.model.layers import ConvNormAct, PointwiseConv2d, at_least_float32, build_energies, full_precision
+from sa2net.model.layers import ConvNormAct, at_least_float32, build_energies, full_precision
 
 REDUCTION = 4
 """The affinity is computed for so many times fewer channels than the map has."""
@@ -166,8 +166,8 @@ class StructureAffinity(nn.Module):
         super().__init__()
         reduced = channels // REDUCTION
         self.predictor = TransformerPredictor(channels, num_classes, cfg)
-        self.coarse = PointwiseConv2d(channels, num_classes)
-        self.position_query = PointwiseConv2d(channels, reduced)
+        self.coarse = nn.Conv2d(channels, num_classes, 1)
+        self.position_query = nn.Conv2d(channels, reduced, 1)
         self.mask_query = nn.Linear(num_classes, reduced)
         self.spread = ConvNormAct(reduced, channels, 1, activate=False)
         self.merge = ConvNormAct(2 * channels, channels, 3, padding=padding)

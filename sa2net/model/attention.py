@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sa2net.config.network import Affinity
-from sa2net.model.layers import PointwiseConv2d, at_least_float32, build_energies, full_precision
+from sa2net.model.layers import at_least_float32, build_energies, full_precision
 
 REDUCTION = 8
 """Queries and keys are so many times narrower than the map."""
@@ -29,9 +29,9 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int, affinity: Affinity) -> None:
         super().__init__()
         reduced = channels // REDUCTION
-        self.query = PointwiseConv2d(channels, reduced)
-        self.key = PointwiseConv2d(channels, reduced)
-        self.value = PointwiseConv2d(channels, reduced)
+        self.query = nn.Conv2d(channels, reduced, 1)
+        self.key = nn.Conv2d(channels, reduced, 1)
+        self.value = nn.Conv2d(channels, reduced, 1)
         self.projection = nn.Conv2d(reduced, channels, 3, padding=1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(()))
         self.energies = build_energies(affinity)
@@ -62,33 +62,24 @@ class CrissCrossAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.query = PointwiseConv2d(channels, channels // REDUCTION)
-        self.key = PointwiseConv2d(channels, channels // REDUCTION)
-        self.value = PointwiseConv2d(channels, channels)
+        self.query = nn.Conv2d(channels, channels // REDUCTION, 1)
+        self.key = nn.Conv2d(channels, channels // REDUCTION, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def attention(self, x: Tensor) -> Tensor:
         """The weights of `x` (B, C, H, W): (B, H, W, H + W), the column first; each position's sum to 1."""
-        query, key = (conv(x).permute(0, 2, 3, 1) for conv in (self.query, self.key))  # (B, H, W, C/8)
+        query, key = self.query(x), self.key(x)
         rows = x.shape[-2]
+        column = at_least_float32(torch.einsum("bchw,bcgw->bhwg", query, key))
+        row = at_least_float32(torch.einsum("bchw,bchv->bhwv", query, key))
         # The position itself lies in its row and in its column; it counts once.
-        itself = torch.zeros(rows, rows, dtype=query.dtype, device=x.device).fill_diagonal_(-torch.inf)
-        column = torch.baddbmm(itself, _columns(query), _columns(key).transpose(1, 2))  # (B W, H, H)
-        column = column.reshape(x.shape[0], -1, rows, rows)
-        row = query @ key.transpose(2, 3)  # (B, H, W, W)
-        energies = torch.cat([at_least_float32(column.transpose(1, 2)), at_least_float32(row)], dim=-1)
-        return torch.softmax(energies, dim=-1)
+        itself = torch.eye(rows, dtype=torch.bool, device=x.device).unsqueeze(1)  # (H, 1, H)
+        return torch.softmax(torch.cat([column.masked_fill(itself, -torch.inf), row], dim=-1), dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        value = self.value(x).permute(0, 2, 3, 1)  # (B, H, W, C)
+        value = self.value(x)
         column, row = torch.split(self.attention(x).to(value.dtype), [x.shape[-2], x.shape[-1]], dim=-1)
-        by_column = (_columns(column) @ _columns(value)).reshape(value.transpose(1, 2).shape)  # (B, W, H, C)
-        gathered = by_column.transpose(1, 2) + row @ value  # (B, H, W, C)
-        answer: Tensor = self.gamma * gathered.permute(0, 3, 1, 2) + x
-        return answer
-
-
-def _columns(x: Tensor) -> Tensor:
-    """(B, H, W, D) -> (B W, H, D): every column of the map as one matrix."""
-    return x.transpose(1, 2).flatten(0, 1)
+        gathered = torch.einsum("bhwg,bcgw->bchw", column, value) + torch.einsum("bhwv,bchv->bchw", row, value)
+        return self.gamma * gathered + x

@@ -77,20 +77,6 @@ def tolerate_single_values(module: nn.Module) -> nn.Module:
     return module
 
 
-class PointwiseConv2d(nn.Conv2d):
-    """A 1 x 1 convolution as a matrix product over the channels, which needs no other memory layout than it finds.
-
-    Parameters and result are those of `torch.nn.Conv2d(in_channels, out_channels, 1)`, which is slower on a CPU.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
-        super().__init__(in_channels, out_channels, 1, bias=bias)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
-        """(B, in_channels, H, W) -> (B, out_channels, H, W), channels last."""
-        return functional.linear(input.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
-
-
 class ConvNormAct(nn.Module):
     """Convolution without bias, batch norm and, unless switched off, ReLU.
 
@@ -113,11 +99,7 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
-        self.conv: nn.Conv2d
-        if kernel_size == 1 and padding == 0:
-            self.conv = PointwiseConv2d(in_channels, out_channels, bias=False)
-        else:
-            self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
         self.norm = BatchNorm2d(out_channels)
         self.activate = activate
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -139,7 +121,7 @@ class Classifier(nn.Sequential):
     def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
-        self.conv = PointwiseConv2d(in_channels, num_classes)
+        self.conv = nn.Conv2d(in_channels, num_classes, 1)
 
 
 class SummedEnergies(nn.Module):

@@ -32,6 +32,7 @@ SETTINGS = [
     "train.model.channels=16",
     "train.threads=1",
     "train.init_from=",  # the ready weights are of another network; runs keep what was meant
+    "train.learning_rate=0.002",  # and the rate that follows from it
     "train.seed=7",
     "evaluate.threads=1",
     "evaluate.bootstrap_samples=100",

@@ -70,7 +70,8 @@ def test_the_model_folder_explains_itself(whole: Path, checked: Path) -> None:
     assert info.normalisation.mean == report["normalisation"]["mean"]
     assert info.sweep_width == 48
     assert info.spacing_mm[0] == pytest.approx(0.4 * report["sweep_width"] / 48)
-    assert info.params == {"train": settings("train.init_from=").model_dump(mode="json")}  # of another network
+    took_effect = settings("train.init_from=", "train.learning_rate=0.002")  # of another network, so from scratch
+    assert info.params == {"train": took_effect.model_dump(mode="json")}
     assert {path.name for path in (whole / "out" / "model").iterdir()} == set(MODEL_FILES)
     reference = read_reference(whole / "out" / "model")
     assert reference is not None

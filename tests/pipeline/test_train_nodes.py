@@ -535,7 +535,7 @@ def test_a_pipeline_for_two_nodes_waits_without_a_gpu(tmp_path: Path) -> None:
 
 def test_what_a_training_works_out_for_itself_does_not_make_it_another() -> None:
     asked = TrainConfig(iterations=10, batch_size=0, model=ModelConfig(channels=16))
-    done = asked.model_copy(update={"epochs": 3, "batch_size": 8, "init_from": ""})
+    done = asked.model_copy(update={"epochs": 3, "batch_size": 8, "init_from": "", "learning_rate": 2e-3})
     assert train_nodes._is_of({"train": done.model_dump(mode="json")}, asked)
     other = done.model_copy(update={"learning_rate": 0.5})
     assert not train_nodes._is_of({"train": other.model_dump(mode="json")}, asked)

@@ -15,7 +15,6 @@ from sa2net.model.affinity import StructureAffinity, TransformerPredictor
 from sa2net.model.attention import ChannelAttention, CrissCrossAttention
 from sa2net.model.layers import (
     BatchNorm2d,
-    PointwiseConv2d,
     ScaleFreeEnergies,
     build_energies,
     tolerate_single_values,
@@ -143,28 +142,6 @@ def test_batch_norm_of_more_values_is_torchs():
     assert torch.equal(ours(x), torchs(x))
     assert ours.state_dict().keys() == torchs.state_dict().keys()
     assert torch.equal(ours.running_var, torchs.running_var)
-
-
-@given(
-    sizes=st.tuples(*[st.integers(1, 6)] * 5), bias=st.booleans(), last=st.booleans(), seed=st.integers(0, 2**32 - 1)
-)
-@settings(max_examples=30)
-def test_a_product_over_the_channels_is_torchs_convolution(sizes, bias, last, seed):
-    torch.manual_seed(seed)
-    batch, inside, outside, rows, columns = sizes
-    ours = PointwiseConv2d(inside, outside, bias=bias)
-    theirs = nn.Conv2d(inside, outside, 1, bias=bias)
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(batch, inside, rows, columns).to(
-        memory_format=torch.channels_last if last else torch.contiguous_format
-    )
-    found, expected = ours(x), theirs(x)
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn_like(expected)
-    for result in (found, expected):
-        (result * weights).sum().backward()
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad)
 
 
 def test_replaced_batch_norms_keep_weights_and_names():
