@@ -146,7 +146,9 @@ def test_two_processes_go_on_where_one_stopped_and_write_once(
     history = pd.read_csv(tmp_path / "out" / "history.csv")
     assert list(history["epoch"]) == [1, 2, 3, 4]
     assert list(history["loss_total"][:2]) == [row["loss_total"] for row in rows]
-    assert read_model_info(result.model).params == {"train": settings("train.init_from=").model_dump(mode="json")}
+    assert read_model_info(result.model).params == {
+        "train": settings("train.init_from=", "train.learning_rate=0.002").model_dump(mode="json")
+    }
     best = pd.read_csv(tmp_path / "out" / "validation.csv")["val_dice_mean"]
     assert (result.best_dice, result.epochs) == (best.max(), 4)
     assert json.loads((tmp_path / "out" / "timing.json").read_text())["processes"] == 2
