@@ -1,6 +1,7 @@
 """What only a GPU can show: `make test-gpu`. No part of `make test`, which runs everywhere and skips nothing."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_an_option_of_speed_or_memory_changes_little(
     assert losses(fitted) == pytest.approx(losses(whole), rel=all_)
 
 
-def test_averaged_weights_live_on_the_gpu(cases: dict[str, list[Case]]) -> None:
+def test_averaged_weights_are_kept_for_any_machine(cases: dict[str, list[Case]]) -> None:
     fitted = train(settings("train.average_decay=0.9", "train.accumulate=2"), cases)
     assert fitted.best_dice > 0
     assert all(value.device.type == "cpu" for value in fitted.weights.values())
@@ -166,6 +167,18 @@ def test_predictions_of_gpu_and_cpu_agree(whole: Fitted, cases: dict[str, list[C
         assert (np.concatenate([mask.ravel() for mask in masks[key]]) == expected).mean() > least
 
 
+@contextmanager
+def little_memory(share: float) -> Iterator[None]:
+    """This process may take so large a share of the GPU's memory."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(share)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
 def test_batch_size_0_takes_what_the_gpu_holds(cases: dict[str, list[Case]]) -> None:
     limit = 64
     assert with_batch_size(settings("train.batch_size=0"), ALONE, limit).batch_size == limit  # crops of an epoch
@@ -184,21 +197,6 @@ def test_too_little_memory_names_the_settings_that_need_less(cases: dict[str, li
         train(cfg, cases)
     assert "train.batch_size=4 train.accumulate=2" in str(raised.value)
     assert "train.recompute=true" in str(raised.value)
-
-
-class little_memory:  # noqa: N801 - a context manager, used like a function
-    """The share of the GPU's memory that this process may take."""
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def __enter__(self) -> None:
-        torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction(self.share)
-
-    def __exit__(self, *_: object) -> None:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        torch.cuda.empty_cache()
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,7 @@ from sa2net.config import LossConfig, ModelConfig, PredictorConfig
 from sa2net.errors import ConfigError, DataError
 from sa2net.model.affinity import StructureAffinity, TransformerPredictor
 from sa2net.model.attention import ChannelAttention, CrissCrossAttention
-from sa2net.model.layers import (
-    BatchNorm2d,
-    ScaleFreeEnergies,
-    build_energies,
-    tolerate_single_values,
-)
+from sa2net.model.layers import BatchNorm2d, ScaleFreeEnergies, build_energies, tolerate_single_values
 from sa2net.model.logits import TrainingLogits
 from sa2net.model.losses import build_loss
 from sa2net.model.migrate import from_released, to_released
