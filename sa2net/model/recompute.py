@@ -4,7 +4,9 @@ Memory then grows with the largest part instead of their sum, for one more forwa
 running statistics in the first pass only, so that a step is the same with and without.
 """
 
-from collections.abc import Callable, Iterator
+import functools
+import types
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -21,7 +23,8 @@ HEAD_PARTS = (ConvNormAct, ChannelAttention, CrissCrossAttention, StructureAffin
 def recompute_activations(network: nn.Module) -> None:
     """Make the blocks of the backbone, and the parts of the head, recompute in the backward pass of a training."""
     for part in _blocks(network):
-        part.forward = _recomputed(part, part.forward)
+        # A method, not a closure: the copy of a network (averaged weights) then runs its own parts.
+        part.forward = types.MethodType(_forward, part)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -39,16 +42,16 @@ def _is_composite(module: nn.Module) -> bool:
     return len(layers) > 1
 
 
-def _recomputed(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not module.training:
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+def _forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What takes the place of a part's own `forward`."""
+    forward = functools.partial(type(module).forward, module)
+    if not module.training:
+        return forward(*args, **kwargs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(module)
 
-    return run
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from torch import nn
 
 from sa2net.anatomy import IGNORE_INDEX
 from sa2net.artifacts import Normalisation
-from sa2net.config import AugmentConfig, TrainConfig
+from sa2net.config import AugmentConfig, ModelConfig, TrainConfig
 from sa2net.data.dataset import CropDataset, EpochSampler, FramedScan, derived_seed, frame_case
 from sa2net.data.framing import WorkingScale
 from sa2net.data.layout import read_cases
 from sa2net.errors import ConfigError, DeviceError
+from sa2net.model.network import build
+from sa2net.model.recompute import recompute_activations
 from sa2net.training.averaging import Averaged
 from sa2net.training.capacity import largest_batch, with_batch_size
 from sa2net.training.checkpoint import (
@@ -277,6 +279,22 @@ def test_averaged_weights_follow_by_hand_and_through_a_checkpoint() -> None:
     for each in (averaged, again):
         each.step(network)
     assert again.network.weight.item() == averaged.network.weight.item() == 0.75 * 3.75 + 0.25
+
+
+def test_averaged_weights_of_a_network_that_recomputes_are_its_own() -> None:
+    network = build(ModelConfig(channels=16))
+    recompute_activations(network)
+    averaged = Averaged(network, 0.9)
+    averaged.step(network)
+    x = torch.randn(1, 1, 64, 64)
+    averaged.network.eval()
+    with torch.no_grad():
+        before = averaged.network(x)
+        statistics = [buffer.clone() for buffer in network.buffers()]
+        for parameter in network.parameters():
+            parameter.zero_()
+        assert torch.equal(averaged.network(x), before)
+    assert all(torch.equal(*pair) for pair in zip(network.buffers(), statistics, strict=True))
 
 
 def test_without_an_average_the_network_itself_is_kept() -> None:
