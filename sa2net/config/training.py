@@ -71,7 +71,9 @@ class TrainConfig(Section):
     sweep_width: int = Field(112, ge=16, description="width of the sweep as the network sees it, px (working scale)")
     epochs: int = Field(54, ge=1, le=1_000_000, description="passes over the train scans")
     iterations: int = Field(
-        0, ge=0, description="steps of the whole training, rounded up to whole epochs; 0 = as epochs says"
+        0,
+        ge=0,
+        description="updates of the weights in the whole training, rounded up to whole epochs; 0 = as epochs says",
     )
     crops_per_scan: int = Field(2, ge=1, description="crops drawn from each scan in one epoch")
     batch_size: int = Field(

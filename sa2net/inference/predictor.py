@@ -15,7 +15,7 @@ from torch.nn import functional
 from sa2net.artifacts import ModelInfo, read_model_info, read_weights
 from sa2net.config import BatchConfig, Device, EvaluateConfig, Precision
 from sa2net.data.framing import Grey, ScaledBy, WorkingScale, find_frame, paste, to_working_scale
-from sa2net.errors import DataError
+from sa2net.errors import DataError, DeviceError
 from sa2net.inference.device import resolve_device, resolve_precision, set_threads
 from sa2net.model.ensemble import build_model
 
@@ -133,6 +133,7 @@ class Predictor:
 
         Raises:
             DataError: Not a grey picture, or without a sweep.
+            DeviceError: The GPU's memory is too small for it.
         """
         if scan.ndim != 2 or scan.dtype != np.uint8:
             raise DataError(
@@ -141,7 +142,7 @@ class Predictor:
                 action="Convert it to 8-bit grey.",
             )
         frame = find_frame(scan, self.working, spacing_mm)
-        with _evaluating(self.network), torch.inference_mode():
+        with _evaluating(self.network), torch.inference_mode(), self._memory_explained():
             averaged = self._average(to_working_scale(scan, frame)[None].to(self.device))  # (1, K, h, w)
             own_scale = functional.interpolate(
                 averaged, size=(frame.height, frame.width), mode="bilinear", align_corners=False
@@ -154,6 +155,21 @@ class Predictor:
         )
         mask = probabilities.argmax(axis=0).astype(np.uint8)
         return Prediction(mask, probabilities, frame.working_height / frame.height, frame.scaled_by)
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        """Turn an out-of-memory trace into a message that names what needs less."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            smaller = [] if self.mode == "sliding" else ["windows instead of the whole scan (mode sliding)"]
+            if max(self.scales) > 1:
+                smaller.append("no scale above 1")
+            raise DeviceError(
+                "the GPU's memory is too small to predict this scan",
+                evidence=str(error),
+                action=f"Any of these needs less: {'; '.join([*smaller, 'the CPU (device cpu)'])}. Or end what else runs on the GPU.",
+            ) from error
 
     def _average(self, picture: torch.Tensor) -> torch.Tensor:
         """Mean softmax over scales and flips; picture (1, 1, h, w) grey 0-255 -> (1, K, h, w)."""

@@ -138,8 +138,11 @@ def fit(
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with different settings
     GradientState._reset_state()
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[precision])
-    model, optimiser_ = accelerator.prepare(network, optimiser)  # with several ranks, the main one's weights for all
-    averaged = Averaged(network, cfg.average_decay)
+    with _memory_explained(cfg, ranks.count):
+        model, optimiser_ = accelerator.prepare(
+            network, optimiser
+        )  # with several ranks, the main one's weights for all
+        averaged = Averaged(network, cfg.average_decay)
     predictor = Predictor(averaged.network, info, device=device, precision=precision)
 
     if state.epoch:
@@ -175,7 +178,7 @@ def fit(
                 rate = learning_rate(cfg, epoch + index / steps)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
-                with _memory_explained(cfg):
+                with _memory_explained(cfg, ranks.count):
                     with accelerator.autocast():
                         logits = model(picture.to(device, memory_format=torch.channels_last, non_blocking=True))
                     parts = loss_function(*ranks.gather(logits, mask.to(device, non_blocking=True), whole))
@@ -296,21 +299,27 @@ def _keep_best(state: TrainingState, network: nn.Module, dice: float, cfg: Train
 
 
 @contextmanager
-def _memory_explained(cfg: TrainConfig) -> Iterator[None]:
+def _memory_explained(cfg: TrainConfig, processes: int) -> Iterator[None]:
     """Turn an out-of-memory trace into a message that names the settings which need about half as much."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(cfg, error) from error
+        raise out_of_memory(cfg, error, processes) from error
 
 
-def out_of_memory(cfg: TrainConfig, error: Exception) -> DeviceError:
-    """What is said where a step does not fit: settings that need about half the memory, mildest first."""
+def out_of_memory(cfg: TrainConfig, error: Exception, processes: int = 1) -> DeviceError:
+    """What is said where a step does not fit: settings that need about half the memory, mildest first.
+
+    Args:
+        cfg: Of the training.
+        error: Torch's own.
+        processes: That share the batch; the proposed one can be shared too.
+    """
     cures = []
-    if cfg.batch_size > 1:
-        half = cfg.batch_size // 2
+    half = cfg.batch_size // 2
+    if half and half % processes == 0:
         cures.append(
-            f"train.batch_size={half} train.accumulate={cfg.accumulate * 2} (the same training, half the memory)"
+            f"train.batch_size={half} train.accumulate={cfg.accumulate * 2} (as many crops an update, half the memory)"
         )
     if not cfg.recompute:
         cures.append("train.recompute=true (about a third more arithmetic)")

@@ -125,3 +125,19 @@ def test_a_gpu_that_is_not_there_is_an_error_not_a_slow_run() -> None:
         resolve_device("cuda")
     with pytest.raises(DeviceError, match="float16"):
         resolve_precision("float16", torch.device("cpu"))
+
+
+def test_a_scan_that_does_not_fit_a_gpu_gets_a_way_out(folder: Path) -> None:
+    class Full(torch.nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("2 GiB wanted, 1 GiB free")
+
+    scan, _ = draw_case(3)
+    whole, windows = load(folder, scales=(1.0, 1.5)), load(folder, mode="sliding")
+    for predictor, advice in ((whole, "mode sliding"), (whole, "no scale above 1"), (windows, "device cpu")):
+        predictor.network = Full()
+        with pytest.raises(DeviceError, match=rf"1 GiB free.*{advice}"):
+            predictor(scan)
+    with pytest.raises(DeviceError) as raised:
+        windows(scan)
+    assert "mode sliding" not in str(raised.value)

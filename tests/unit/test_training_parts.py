@@ -332,8 +332,10 @@ def test_the_largest_batch_is_a_power_of_two_that_fits() -> None:
 
 def test_out_of_memory_names_settings_that_need_less() -> None:
     message = str(out_of_memory(TrainConfig(batch_size=8, accumulate=2, recompute=True), RuntimeError("full")))
-    assert "train.batch_size=4 train.accumulate=4 (the same training" in message
+    assert "train.batch_size=4 train.accumulate=4 (as many crops an update" in message
     assert "train.recompute" not in message
+    shared = str(out_of_memory(TrainConfig(batch_size=6), RuntimeError("full"), processes=2))
+    assert "train.batch_size" not in shared  # 3 cannot be shared by two processes
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
@@ -347,6 +349,8 @@ def test_iterations_become_whole_epochs() -> None:
     cfg = TrainConfig(iterations=160_000, batch_size=4)
     assert with_epochs(cfg, 100).epochs == 6400
     assert with_epochs(cfg, 101).epochs == 6154  # 26 steps an epoch
+    assert with_epochs(TrainConfig(iterations=160_000, batch_size=2, accumulate=2), 100).epochs == 6400
+    assert with_epochs(TrainConfig(iterations=100, batch_size=2, accumulate=3), 10).epochs == 50  # 5 steps, 2 updates
     assert with_epochs(TrainConfig(epochs=7), 100) == TrainConfig(epochs=7)
     assert TrainConfig.model_validate(with_epochs(cfg, 100).model_dump()).epochs == 6400
     with pytest.raises(ConfigError, match=r"10 iterations are 2 epochs of 16 crops"):
