@@ -177,6 +177,15 @@ def check_loaded(network: nn.Module, name: str, weights: Path | None) -> None:
         raise no_weights(name, weights, ValueError(f"{weights} holds {found} of its {len(parameters)} tensors"))
 
 
+def licensed(name: str) -> str:
+    """Which pretrained weights a name stands for, and under which licence timm knows them."""
+    known_weights = timm.get_pretrained_cfg(name)
+    if known_weights is None:
+        return f"{name}, licence not stated"
+    full = f"{known_weights.architecture}.{known_weights.tag}" if known_weights.tag else name
+    return f"{full}, licence {known_weights.license or 'not stated'}"
+
+
 def weights_overlay(name: str, weights: Path | None) -> dict[str, Any]:
     """What timm is told about the origin of its weights; the log says it, with their licence.
 
@@ -193,10 +202,7 @@ def weights_overlay(name: str, weights: Path | None) -> dict[str, Any]:
             action=f"Download model.safetensors of {known_weights.hf_hub_id or name}; files of other kinds are not read, since they may hold code.",
         )
     logger.info(
-        "backbone weights: %s, licence %s, from %s",
-        f"{known_weights.architecture}.{known_weights.tag}" if known_weights.tag else name,
-        known_weights.license or "not stated",
-        weights or known_weights.hf_hub_id or known_weights.url,
+        "backbone weights: %s, from %s", licensed(name), weights or known_weights.hf_hub_id or known_weights.url
     )
     return {"file": str(weights)} if weights is not None else {}
 

@@ -29,9 +29,10 @@ _CODE = ("revision", "dirty", "diff_sha256", "sa2net_version", "evaluator_sha256
 _ENVIRONMENT = ("lock_sha256", "constraints_sha256", "python", "image")
 _MACHINE = ("system", "cpu", "cpu_capability", "cores", "memory_gb", "gpus", "device", "threads", "processes")
 _DATA = ("data_md5", "manifest_sha256", "train_scans", "train_subjects", "val_scans", "val_subjects")
-_MADE = ("model_sha256", "weights_sha256", "scores_sha256", "parent_model", "epochs", "resumed_after_epoch")
+_STARTED = ("parent_model", "pretrained_weights", "pretrained_sha256")
+_MADE = ("model_sha256", "weights_sha256", "scores_sha256", "epochs", "resumed_after_epoch")
 _VALIDATION = ("validation_run", "validation_params")
-_FACTS = frozenset(_CODE + _ENVIRONMENT + _MACHINE + _DATA + _MADE + _VALIDATION)
+_FACTS = frozenset(_CODE + _ENVIRONMENT + _MACHINE + _DATA + _STARTED + _MADE + _VALIDATION)
 _PACKAGE = "package."
 
 

@@ -39,6 +39,7 @@ from sa2net.evaluation.out_of_fold import out_of_fold
 from sa2net.evaluation.overlay import draw_overlay
 from sa2net.evaluation.reference import describe_training
 from sa2net.inference.device import resolve_device
+from sa2net.model.backbone import licensed
 from sa2net.model.ensemble import join_weights
 from sa2net.registry import tracking
 from sa2net.registry.revision import code_hashes
@@ -192,6 +193,7 @@ def _train(
         "manifest_sha256": manifest_sha256,
         "parent_model": parent,
         **({"pretrained_sha256": pretrained} if pretrained else {}),
+        **({"pretrained_weights": licensed(cfg.model.backbone)} if cfg.model.pretrained else {}),
         "checkpoint_key": key,
         "threads": cfg.threads,
         "processes": ranks.count,

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import timm
 import torch
+from safetensors.torch import save_model
 
-from sa2net.artifacts import MODEL_FILES, folder_sha256, read_model_info, read_reference, read_weights
+from sa2net.artifacts import MODEL_FILES, file_sha256, folder_sha256, read_model_info, read_reference, read_weights
 from sa2net.config import Config, TrainConfig, ValidateConfig
 from sa2net.data.layout import read_cases, read_scan
 from sa2net.errors import ConfigError, DataError
@@ -164,13 +166,26 @@ def test_an_option_of_the_optimiser_changes_the_weights(
     assert folder_sha256(tmp_path / "out" / "model") != folder_sha256(whole / "out" / "model")
 
 
-def test_recomputed_activations_give_the_same_training(
-    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path
-) -> None:
-    fit(settings("train.recompute=true"), shared_data_root, checked, tmp_path)
-    ours, theirs = (read_weights(folder / "out" / "model") for folder in (tmp_path, whole))
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4)
+def test_recomputed_activations_give_the_same_training(shared_data_root: Path, checked: Path, tmp_path: Path) -> None:
+    """With averaged weights, which are a copy of the network that recomputes."""
+    for name, recompute in (("ours", "true"), ("theirs", "false")):
+        more = ("train.average_decay=0.5", f"train.recompute={recompute}")
+        fit(settings(*more), shared_data_root, checked, tmp_path / name)
+    ours, theirs = (tmp_path / name / "out" for name in ("ours", "theirs"))
+    for name, value in read_weights(ours / "model").items():
+        torch.testing.assert_close(value, read_weights(theirs / "model")[name], rtol=1e-3, atol=1e-4)
+    dice = [pd.read_csv(folder / "validation.csv")["val_dice_mean"] for folder in (ours, theirs)]
+    assert list(dice[0]) == pytest.approx(list(dice[1]), abs=2e-3)
+
+
+def test_a_pretrained_backbone_is_named_with_its_licence(shared_data_root: Path, checked: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_model(timm.create_model("resnet10t"), str(file))
+    pretrained = ("train.model.pretrained=true", f"train.model.pretrained_file={file}")
+    fit(settings(*pretrained, "train.epochs=1", "train.warmup_epochs=0"), shared_data_root, checked, tmp_path)
+    run = store.connect().get_run(json.loads((tmp_path / "out" / "run.json").read_text())["run_id"])
+    assert run.data.tags["pretrained_weights"] == "resnet10t.c3_in1k, licence apache-2.0"
+    assert run.data.tags["pretrained_sha256"] == file_sha256(file)
 
 
 @pytest.mark.parametrize("architecture", ["smp/unet", "unet"])

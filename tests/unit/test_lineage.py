@@ -17,6 +17,7 @@ from prov.model import ProvActivity, ProvAgent, ProvDerivation, ProvDocument, Pr
 
 from sa2net.artifacts import read_json, write_json
 from sa2net.registry.lineage import BOM, PROV, Lineage, bom, card, draw, prov, write
+from sa2net.registry.records import Record
 from sa2net.registry.revision import code_hashes
 from sa2net.registry.scored import Evaluation
 from sa2net.registry.versions import Version
@@ -46,6 +47,17 @@ def test_the_tree_names_everything_a_number_depends_on(tmp_path: Path) -> None:
         assert words in drawn, drawn
     assert SECRET not in drawn
     assert drawn.splitlines()[1].startswith("├─ ") and any(line.startswith("└─ ") for line in drawn.splitlines())
+
+
+def test_a_pretrained_backbone_is_named_with_its_licence(tmp_path: Path) -> None:
+    facts = TRAINING.facts | {"pretrained_weights": "resnet50.a1_in1k, licence apache-2.0"}
+    full = lineage(tmp_path / "full").provenance
+    changes = {"network": full.network | {"pretrained": True}, "init_from": "", "parent_model": ""}
+    for training, named in ((Record(facts=facts), facts["pretrained_weights"]), (Record(), "unknown")):
+        origin = full.model_copy(update={**changes, "training": training})
+        told = lineage(tmp_path / named, provenance=origin)
+        assert f"trained from scratch but for the backbone: {named}" in draw(told)
+        assert f"but for the backbone: {named}" in card.page(told)
 
 
 def test_what_is_not_known_is_called_unknown(tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def counts(record: Record) -> str:
 def parent(origin: Provenance) -> str:
     """What the training started from."""
     if not origin.started_from():
-        return "none: trained from scratch" + (" (pretrained backbone)" if origin.network.get("pretrained") else "")
+        pretrained = origin.training.get("pretrained_weights") or UNKNOWN
+        backbone = f" but for the backbone: {pretrained}" if origin.network.get("pretrained") else ""
+        return f"none: trained from scratch{backbone}"
     identity = f"model {short(origin.parent_model)}"
     return f"fine-tuned from {origin.started_from()} ({identity})"
 
