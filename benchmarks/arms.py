@@ -3,7 +3,8 @@
 An arm is a name and overrides of the settings. Every arm is trained with every seed on the same phantoms with the
 starter set's artefacts, and scored on phantoms of other seeds that show the artefact families which training never saw
 (low contrast, shadows, gaps, kinks) beside the usual ones. Rows are kept in a CSV file, so that an interrupted run goes
-on where it was; a row of other settings, phantoms or scales is not taken for one of these.
+on where it was; a row of other overrides, phantoms or scales is not taken for one of these. That a default or the code
+has changed since is not seen: to train an arm again, delete its rows. The pages say of when their rows are.
 """
 
 import csv

@@ -96,7 +96,7 @@ def _every_parameter_learns(network: nn.Module) -> None:
     assert not still, f"gradient zero: {still}"
 
 
-@pytest.mark.parametrize("name", FAMILIES + RIVALS)
+@pytest.mark.parametrize("name", [*FAMILIES, *RIVALS, *(pytest.param(name, marks=pytest.mark.long) for name in LARGE)])
 def test_every_network_keeps_the_contract(name):
     network = build(_settings(name))
     maps = network(torch.randn(2, 1, 64, 96))
@@ -129,7 +129,16 @@ def test_maps_lie_at_the_four_strides(name):
     ]
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "smp/unet"])
+EXPORTED = ("resnet10t", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "smp/unet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *EXPORTED,
+        *(pytest.param(name, marks=pytest.mark.long) for name in FAMILIES + RIVALS if name not in EXPORTED),
+    ],
+)
 def test_a_network_becomes_a_program_that_gives_the_same(name):
     network = build(_settings(name)).eval()
     x = torch.randn(1, 1, 64, 96)
