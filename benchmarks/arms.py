@@ -42,9 +42,11 @@ from sa2net.training.schedule import with_epochs
 
 CACHE = Path("build/arms")
 RESULTS = Path(__file__).parent / "results"
-SEED_OF_TRAIN, SEED_OF_TEST = 4100, 5200
+SEED_OF_TRAIN, SEED_OF_TEST, DRAWS_APART = 4100, 5200, 10_000
 SAMPLES = 4000
 """Resamples of the scans behind an interval."""
+LATER = ("artefacts", "shown", "draw")
+"""Parts of a grid that there are rows from before of."""
 COLUMNS = ("arm", "seed", "settings", "steps", "seconds", "scan", *(item.name for item in FOREGROUND))
 
 
@@ -59,6 +61,7 @@ class Grid:
         common: Overrides of every arm, before its own.
         artefacts: Families that may show in what is learnt from.
         shown: Families that may show in the test phantoms.
+        draw: Another one has other phantoms of the same kind.
     """
 
     width: int
@@ -69,6 +72,7 @@ class Grid:
     common: tuple[str, ...]
     artefacts: tuple[str, ...] = DEFAULT_ARTEFACTS
     shown: tuple[str, ...] = ARTEFACT_FAMILIES
+    draw: int = 0
 
 
 class Phantoms:
@@ -76,16 +80,16 @@ class Phantoms:
 
     def __init__(self, grid: Grid) -> None:
         name = f"{grid.width}-{grid.train}-{grid.val}-{grid.test}"
-        if _families(grid):
-            name += "-" + hashlib.sha256(json.dumps(_families(grid)).encode()).hexdigest()[:6]
+        if _unusual(grid):
+            name += "-" + hashlib.sha256(json.dumps(_unusual(grid)).encode()).hexdigest()[:6]
         self.train, self.test, self.checked = (CACHE / name / part for part in ("train", "test", "validate"))
         if not self.train.exists():  # a data set has a test list, of which nothing is read here
-            train, val, seed = grid.train, grid.val, SEED_OF_TRAIN
+            train, val, seed = grid.train, grid.val, SEED_OF_TRAIN + DRAWS_APART * grid.draw
             draw_dataset(
                 self.train, train=train, val=val, test=1, seed=seed, width=grid.width, artefacts=grid.artefacts
             )
         if not self.test.exists():
-            seed = SEED_OF_TEST
+            seed = SEED_OF_TEST + DRAWS_APART * grid.draw
             draw_dataset(self.test, train=0, val=0, test=grid.test, seed=seed, width=grid.width, artefacts=grid.shown)
         if not (self.checked / MANIFEST).exists():
             validate.check(ValidateConfig(workers=1), data=self.train, out=self.checked, data_docs=None, progress=False)
@@ -163,15 +167,15 @@ def dice_of(predict: Predictor, case: Case) -> dict[str, float]:
 
 def fingerprint(grid: Grid, overrides: Sequence[str]) -> str:
     """What determines the rows of an arm but its seed."""
-    shared = {key: value for key, value in dataclasses.asdict(grid).items() if key not in ("artefacts", "shown")}
-    parts = json.dumps([shared | _families(grid) | {"seeds": []}, list(overrides)], sort_keys=True)
+    shared = {key: value for key, value in dataclasses.asdict(grid).items() if key not in LATER}
+    parts = json.dumps([shared | _unusual(grid) | {"seeds": []}, list(overrides)], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:10]
 
 
-def _families(grid: Grid) -> dict[str, tuple[str, ...]]:
-    """The families, where they are not the usual ones; rows from before they could be chosen do not name them."""
-    usual = {item.name: item.default for item in dataclasses.fields(Grid) if item.name in ("artefacts", "shown")}
-    return {name: getattr(grid, name) for name, families in usual.items() if getattr(grid, name) != families}
+def _unusual(grid: Grid) -> dict[str, object]:
+    """Families and draw, where they are not the usual ones; rows from before they could be chosen do not name them."""
+    usual = {item.name: item.default for item in dataclasses.fields(Grid) if item.name in LATER}
+    return {name: getattr(grid, name) for name, value in usual.items() if getattr(grid, name) != value}
 
 
 class Table:
