@@ -83,6 +83,13 @@ SECOND: Mapping[str, tuple[str, ...]] = {
 }
 """On a second draw of phantoms: the steps are those that the time paid on the first, whatever this machine does."""
 
+SECOND_GRID = dataclasses.replace(GRID, draw=1)
+TABLES: tuple[tuple[TimedGrid, Mapping[str, tuple[str, ...]]], ...] = (
+    (GRID, ARMS),
+    (GRID, PARTS),
+    (SECOND_GRID, SECOND),
+)
+
 
 def seconds_of_step(cfg: TrainConfig) -> float:
     """Processor time of one step: drawing its crops, forward, backward, update."""
@@ -135,17 +142,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="processor time of a training")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time (default: one a core)")
     args = parser.parse_args()
-    first = dataclasses.replace(GRID, seconds=args.seconds)
-    second = dataclasses.replace(first, draw=1)
+    tables = [(dataclasses.replace(grid, seconds=args.seconds), arms) for grid, arms in TABLES]
     if not args.report:
-        prepare = functools.partial(bought, args.seconds)
-        run(first, {**ARMS, **PARTS}, args.results, prepare=prepare, jobs=args.jobs)
-        run(second, SECOND, args.results, prepare=prepare, jobs=args.jobs)
+        for grid, arms in tables:
+            run(grid, arms, args.results, prepare=functools.partial(bought, args.seconds), jobs=args.jobs)
     table = Table(args.results)
-    print(f"{args.seconds:g} s of one core each, {len(first.seeds)} seeds, {first.test} test phantoms")
-    for grid, arms in ((first, ARMS), (first, PARTS), (second, SECOND)):
+    print(f"{args.seconds:g} s of one core each, {len(GRID.seeds)} seeds, {GRID.test} test phantoms")
+    for grid, arms in tables:
         print(f"\n{report(grid, arms, table, reference='SA2Net')}")
-    print(f"\n{by_family(first, table)}")
+    print(f"\n{by_family(tables[0][0], table)}")
 
 
 if __name__ == "__main__":

@@ -44,11 +44,16 @@ def test_a_table_is_trained_once_and_compared(tmp_path: Path, monkeypatch: pytes
     assert " to " in text.splitlines()[3].split("|")[-2]
     other = dataclasses.replace(GRID, common=(*GRID.common, "train.learning_rate=1e-3"))
     assert not arms.Table(path).has("default", 0, arms.fingerprint(other, ()))
+    again = dataclasses.replace(GRID, draw=1)
+    assert not arms.Table(path).has("default", 0, arms.fingerprint(again, ()))
+    assert (arms.Phantoms(again).test / "truth.json").read_text() != (
+        arms.Phantoms(GRID).test / "truth.json"
+    ).read_text()
     assert arms.Table(path).has("default", 0, arms.fingerprint(GRID, ()))
 
 
 def test_every_arm_is_a_setting_that_can_be_trained() -> None:
-    for grid, named in ((ablation.GRID, ablation.ARMS), (rivals.GRID, rivals.ARMS), (rivals.GRID, rivals.PARTS)):
+    for grid, named in ((ablation.GRID, ablation.ARMS), *rivals.TABLES):
         trained = {name: arms.settings(grid, overrides, 0) for name, overrides in named.items()}
         assert len({cfg.model_dump_json() for cfg in trained.values()}) == len(named)
     assert rivals.seconds_of_step(Config.load(None, GRID.common).train) > 0
@@ -65,10 +70,10 @@ def test_the_table_of_the_ablation_is_that_of_its_rows() -> None:
     assert text in page("ablation.md")
 
 
-@pytest.mark.parametrize("named", [rivals.ARMS, rivals.PARTS], ids=["rivals", "parts"])
-def test_the_tables_of_the_rivals_are_those_of_their_rows(named: dict[str, tuple[str, ...]]) -> None:
+@pytest.mark.parametrize(("grid", "named"), rivals.TABLES, ids=["rivals", "parts", "second draw"])
+def test_the_tables_of_the_rivals_are_those_of_their_rows(grid: arms.Grid, named: dict[str, tuple[str, ...]]) -> None:
     table = arms.Table(arms.RESULTS / "rivals.csv")
-    text = arms.report(rivals.GRID, named, table, reference="SA2Net")
+    text = arms.report(grid, named, table, reference="SA2Net")
     assert len(text.splitlines()) == 2 + len(named)
     assert text in page("rivals.md")
 
