@@ -139,9 +139,8 @@ def fit(
     GradientState._reset_state()
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[precision])
     with _memory_explained(cfg, ranks.count):
-        model, optimiser_ = accelerator.prepare(
-            network, optimiser
-        )  # with several ranks, the main one's weights for all
+        # With several ranks, the main one's weights for all.
+        model, optimiser_ = accelerator.prepare(network, optimiser)
         averaged = Averaged(network, cfg.average_decay)
     predictor = Predictor(averaged.network, info, device=device, precision=precision)
 

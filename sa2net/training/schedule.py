@@ -60,5 +60,6 @@ def make_optimiser(network: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     decaying = [parameter for parameter in learning if parameter.ndim >= smallest]
     steady = [parameter for parameter in learning if parameter.ndim < smallest]
     groups = [{"params": decaying, "weight_decay": cfg.weight_decay}, {"params": steady, "weight_decay": 0.0}]
-    # Fused: a loop over the parameters, torch's own choice on a CPU, takes a tenth of a step of two crops.
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.peak_rate, fused=True)
+    # Not `fused`: on a CPU it pairs a weight with its gradient and moments by their place in memory, and goes wrong where
+    # their layouts differ (channels last beside contiguous: after a resume, or between processes).
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.peak_rate)
