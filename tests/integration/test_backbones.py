@@ -59,6 +59,7 @@ LARGE = (
     "convnextv2_base",
     "maxvit_tiny_tf_224",
 )
+DEEP = ("resnet50", "resnet50c", "resnet101", "swin_base_patch4_window7_224")
 RIVALS = tuple(name for name in get_args(Architecture) if name != "sa2net")
 
 
@@ -96,7 +97,7 @@ def _every_parameter_learns(network: nn.Module) -> None:
     assert not still, f"gradient zero: {still}"
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *RIVALS, *(pytest.param(name, marks=pytest.mark.long) for name in LARGE)])
+@pytest.mark.parametrize("name", [*FAMILIES, *RIVALS, *(pytest.param(name, marks=pytest.mark.long) for name in DEEP)])
 def test_every_network_keeps_the_contract(name):
     network = build(_settings(name))
     maps = network(torch.randn(2, 1, 64, 96))
@@ -130,14 +131,26 @@ def test_maps_lie_at_the_four_strides(name):
 
 
 EXPORTED = ("resnet10t", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "smp/unet")
+EXPORTED_TOO = (
+    "resnet18",
+    "seresnet18",
+    "regnety_002",
+    "dla34",
+    "convnext_atto",
+    "convnextv2_atto",
+    "efficientnet_b0",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_035",
+    "pvt_v2_b0",
+    "maxvit_rmlp_pico_rw_256",
+    "poolformer_s12",
+    "vit_small_patch14_dinov2",
+)
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *EXPORTED,
-        *(pytest.param(name, marks=pytest.mark.long) for name in FAMILIES + RIVALS if name not in EXPORTED),
-    ],
+    [*EXPORTED, *(pytest.param(name, marks=pytest.mark.long) for name in EXPORTED_TOO)],
 )
 def test_a_network_becomes_a_program_that_gives_the_same(name):
     network = build(_settings(name)).eval()
