@@ -63,11 +63,14 @@ doctor: setup  ## Check MLflow, S3, DVC, Kubeflow, GPU and disk, one line each
 story: setup  ## The story of a champion, told with the real commands: promote, refuse, roll back, approve, tamper
 	OMP_NUM_THREADS=1 $(BIN)/python tests/story.py
 
-test: setup  ## The whole test set but the long tests and those of a GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not gpu' --numprocesses 3 --dist loadscope --durations=15 --cov --cov-report=term:skip-covered
+# By file, in their order: the many short files of tests/unit come last, so that no process waits for another at the end.
+SHARED := --no-loadscope-reorder --durations=15
+
+test: setup  ## The whole test set but the long tests and those of a GPU (ARGS=--cov for coverage)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not gpu' --numprocesses 3 $(SHARED) $(ARGS)
 
 test-long: setup  ## The long tests: full line, crash and resume, images and pipeline in real containers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses 2 $(SHARED) $(ARGS)
 
 test-gpu: setup  ## What only a GPU can show: needs one
 	$(BIN)/python -m pytest tests/gpu

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import factories` under --import-mode=importlib
 sys.path.insert(0, str(Path(__file__).parent / "pipeline"))
@@ -38,6 +40,19 @@ def data_root(tmp_path: Path) -> Path:
 def shared_data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny valid data set that is made once and only read: 6 train, 2 val and 3 test scans, 96 x 256 px."""
     return write_data_set(tmp_path_factory.mktemp("shared") / "data", train=6, val=2, test=3)
+
+
+class ByFile(LoadScopeScheduling):
+    """Processes share the tests by file, since tests of a file share costly fixtures; those in containers share one engine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/containers" if file.startswith("tests/containers/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """How `--numprocesses` shares the tests."""
+    return ByFile(config, log)
 
 
 FROM_OUTSIDE = {"SA2NET_FIXTURES": "fixtures", "SA2NET_REAL_SCAN": "real_scan"}

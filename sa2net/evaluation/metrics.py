@@ -3,7 +3,7 @@
 Definitions, since distance metrics differ between tools:
 
 - A surface pixel is a pixel of the class with one of its four neighbours outside the class, or at the picture's
-  edge. Distances are Euclidean, between pixel centres. Both come from MONAI.
+  edge. Distances are Euclidean, between pixel centres.
 - NSD: the share of the surface pixels of both masks that have a surface pixel of the other within the tolerance.
 - HD95: the larger of the two 95th percentiles, prediction to truth and truth to prediction.
 - Pixels whose truth is 255 belong to nothing. The border of a class along them is not known, so that it is no surface.
@@ -18,10 +18,12 @@ Absent classes (after Metrics Reloaded, arXiv 2206.01653: an undefined value mus
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import KDTree
 
 from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
 
@@ -130,16 +132,28 @@ def _surface(
         return math.nan, math.nan
     if not prediction.any() or not truth.any():
         return 0.0, math.hypot(prediction.shape[0] * step[0], prediction.shape[1] * step[1])
-    from monai.metrics import get_mask_edges, get_surface_distance  # takes seconds to import
-
     # With the ignored pixels filled in on both sides, a class has no edge along them.
-    edges: tuple[Any, Any] = get_mask_edges(prediction | ~valid, truth | ~valid, crop=False)
-    predicted_edge, true_edge = edges[0] & valid, edges[1] & valid
+    predicted_edge, true_edge = _edge(prediction | ~valid) & valid, _edge(truth | ~valid) & valid
     if not predicted_edge.any() or not true_edge.any():
         return math.nan, math.nan
-    to_truth = get_surface_distance(predicted_edge, true_edge, spacing=step)
-    to_prediction = get_surface_distance(true_edge, predicted_edge, spacing=step)
+    to_truth = _distances(predicted_edge, true_edge, step)
+    to_prediction = _distances(true_edge, predicted_edge, step)
     within = int((to_truth <= tolerance).sum()) + int((to_prediction <= tolerance).sum())
     nsd = within / (len(to_truth) + len(to_prediction))
     hd95 = max(float(np.percentile(distances, _PERCENTILE)) for distances in (to_truth, to_prediction))
     return nsd, hd95
+
+
+def _edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Pixels of a mask with one of four neighbours outside it, or at the picture's edge."""
+    edge: npt.NDArray[np.bool_] = mask & ~ndimage.binary_erosion(mask)
+    return edge
+
+
+def _distances(
+    start: npt.NDArray[np.bool_], goal: npt.NDArray[np.bool_], step: tuple[float, float]
+) -> npt.NDArray[np.float32]:
+    """From each pixel of `start` to the nearest of `goal`; in single precision three steps of 0.1 are 0.3."""
+    # Edges are sparse: a tree of their pixels takes a third of the time of a distance transform of the picture.
+    tree = KDTree(np.argwhere(goal) * step, leafsize=32)
+    return np.asarray(tree.query(np.argwhere(start) * step)[0], dtype=np.float32)

@@ -119,14 +119,15 @@ def describe() -> Environment:
     )
 
 
-def installed_packages() -> list[str]:
-    """`name==version` of every installed distribution, sorted: the environment as it really is."""
+@cache
+def installed_packages() -> tuple[str, ...]:
+    """`name==version` of every installed distribution, sorted: the environment as it really is, read once a process."""
     found = {
         f"{name.lower().replace('_', '-')}=={item.version}"
         for item in importlib.metadata.distributions()
         if (name := item.metadata["Name"])
     }
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def packages_sha256(packages: Sequence[str]) -> str:

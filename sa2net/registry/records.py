@@ -88,7 +88,7 @@ def packages_of(client: MlflowClient, record: Record) -> list[str]:
     listed = (kept_text(client, record.run_id, PACKAGES) or "").splitlines()
     if listed and environment.packages_sha256(listed) == lock:
         return listed
-    here = environment.installed_packages()
+    here = list(environment.installed_packages())
     return here if lock and environment.packages_sha256(here) == lock else []
 
 

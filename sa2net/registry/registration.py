@@ -144,7 +144,8 @@ def _register(
         known |= scored.keep_evaluation(client, tracker.run_id, candidate, FIRST_SCORES)
         section = cfg.model_dump(mode="json")
         known |= provenance.keep(client, tracker.run_id, model=model, evaluation=candidate.folder, register=section)
-        set_version_tags(client, version, known)
+        said = version.tags if version.created else {}  # by nobody else, and a request less each
+        set_version_tags(client, version, {name: text for name, text in known.items() if said.get(name) != text})
         judge = Judge(client, cfg, version, candidate, run_id=tracker.run_id, rescore=rescore)
         document: dict[str, Any] = {}
 

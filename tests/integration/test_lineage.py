@@ -131,7 +131,7 @@ def test_a_version_knows_what_made_it(found: Lineage, build: Path, data: Path) -
     ]  # fmt: skip
     assert origin.evaluation.get("evaluator_sha256") == tags["evaluator_sha256"] != ""
     assert (origin.training.get("resumed_after_epoch"), origin.parent_model) == ("0", "")
-    assert list(found.packages) == environment.installed_packages()
+    assert tuple(found.packages) == environment.installed_packages()
     assert found.decision["verdict"] == tags["verdict"]
     assert {row.group for row in found.subgroups if row.column == "severity"} <= {"mild", "severe"}
     assert found.history

@@ -98,10 +98,10 @@ def test_facts_are_complete_and_name_no_place():
 
 def test_the_environment_lock_changes_with_any_package(monkeypatch: pytest.MonkeyPatch):
     packages = installed_packages()
-    assert packages == sorted(packages)
+    assert list(packages) == sorted(packages)
     assert any(item.startswith("numpy==") for item in packages)
     before = describe().lock_sha256
-    monkeypatch.setattr(environment, "installed_packages", lambda: [*packages, "zzz==1"])
+    monkeypatch.setattr(environment, "installed_packages", lambda: (*packages, "zzz==1"))
     describe.cache_clear()
     try:
         assert describe().lock_sha256 != before
