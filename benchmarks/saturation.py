@@ -74,7 +74,7 @@ def training(affinity: Affinity, size: int, steps: int, args: argparse.Namespace
     assert isinstance(network, SA2Net)
     head, rng = network.head, np.random.default_rng(args.seed)
     phantoms = [draw_phantom(rng, width=WIDTH) for _ in range(2)]
-    optimiser, loss = make_optimiser(network, TrainConfig()), build_loss(LossConfig(kind="released"))
+    optimiser, loss = make_optimiser(network, TrainConfig(init_from="")), build_loss(LossConfig(kind="released"))
     seen: dict[str, tuple[float, float]] = {}
 
     def watch_affinity(_: object, inputs: tuple[Tensor, ...]) -> None:

@@ -50,6 +50,8 @@ class MeasureConfig(Section):
             raise ValueError(f"severity limits {limits} do not rise")
         if self.severity and not self.severity_source.strip():
             raise ValueError("severity words need severity_source: bands differ between sources")
+        if self.severity_source and not self.severity:
+            raise ValueError("severity_source would have no effect without severity words")
         return self
 
     @property

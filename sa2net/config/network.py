@@ -1,11 +1,11 @@
 """Settings of the network and its loss. Where a published behaviour was mended, `released` selects the published one."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sa2net.anatomy import NUM_CLASSES
-from sa2net.config.base import Section
+from sa2net.config.base import Section, refuse_changed
 
 Affinity = Literal["normalised", "mean", "cosine", "released"]
 Architecture = Literal[
@@ -75,7 +75,11 @@ class ModelConfig(Section):
         of_the_head = ("affinity", "logits", "sizes", "channel_branch", "position_branch", "structure", "predictor")
         of_a_backbone = ("backbone", "pretrained", "pretrained_file")
         without_effect = {"sa2net": (), "unet": (*of_the_head, *of_a_backbone)}.get(self.architecture, of_the_head)
-        _refuse_changed(self, without_effect, f"with architecture {self.architecture}")
+        refuse_changed(self, without_effect, f"with architecture {self.architecture}")
+        if not self.structure:
+            refuse_changed(self, ("predictor",), "without structure")
+            if not self.channel_branch:
+                refuse_changed(self, ("affinity",), "without channel_branch and structure")
         if self.pretrained_file and not self.pretrained:
             raise ValueError("pretrained_file is set but pretrained is false")
         return self
@@ -92,7 +96,7 @@ class LossConfig(Section):
         description="released: cross entropies of all maps; sum: the terms below of all maps; mixing: of all sums of maps",
     )
     ignored: Literal["valid", "released"] = Field(
-        "valid", description="mean of the cross entropy over valid pixels, or over all as released"
+        "valid", description="mean of the cross entropy (and focal term) over valid pixels, or over all as released"
     )
     main: float = Field(1.0, ge=0.0, description="weight of the final logits (released, sum)")
     coarse: float = Field(0.4, ge=0.0, description="weight of the structure-affinity's coarse logits (released, sum)")
@@ -118,25 +122,19 @@ class LossConfig(Section):
         terms = ("dice", "cross_entropy", "focal", "tversky", "lovasz")
         maps = ("main", "coarse", "channel", "position")
         if self.kind == "released":
-            _refuse_changed(self, terms, "with kind released, which is cross entropies alone: set kind to sum")
+            refuse_changed(self, terms, "with kind released, which is cross entropies alone: set kind to sum")
         elif not any(getattr(self, term) for term in terms):
             raise ValueError(f"all of {', '.join(terms)} are 0: nothing would be learnt")
         if self.kind == "mixing":
-            _refuse_changed(self, maps, "with kind mixing, which weighs all maps the same")
+            refuse_changed(self, maps, "with kind mixing, which weighs all maps the same")
+        if self.kind != "released" and not (self.cross_entropy or self.focal):
+            refuse_changed(self, ("ignored",), "while cross_entropy and focal are 0")
         if not self.focal:
-            _refuse_changed(self, ("focal_gamma",), "while focal is 0")
+            refuse_changed(self, ("focal_gamma",), "while focal is 0")
         if not self.tversky:
-            _refuse_changed(self, ("tversky_alpha", "tversky_beta"), "while tversky is 0")
+            refuse_changed(self, ("tversky_alpha", "tversky_beta"), "while tversky is 0")
         if not any(self.class_weights):
             raise ValueError("all class_weights are 0: nothing would be learnt")
         if self.lovasz:
-            _refuse_changed(self, ("class_weights",), "on lovasz, which weighs all classes the same")
+            refuse_changed(self, ("class_weights",), "on lovasz, which weighs all classes the same")
         return self
-
-
-def _refuse_changed(section: Section, names: tuple[str, ...], when: str) -> None:
-    """Refuse settings that differ from their defaults but would do nothing."""
-    fields: dict[str, Any] = dict(type(section).model_fields)
-    changed = [name for name in names if getattr(section, name) != fields[name].default]
-    if changed:
-        raise ValueError(f"{', '.join(changed)} would have no effect {when}")

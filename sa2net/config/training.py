@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sa2net.anatomy import NUM_CLASSES
-from sa2net.config.base import Device, Precision, Section
+from sa2net.config.base import Device, Precision, Section, refuse_changed
 from sa2net.config.network import LossConfig, ModelConfig
 
 
@@ -130,6 +130,20 @@ class TrainConfig(Section):
             raise ValueError(f"model.num_classes is {self.model.num_classes}, a mask has {NUM_CLASSES} classes")
         if len(self.loss.class_weights) != NUM_CLASSES:
             raise ValueError(f"loss.class_weights has {len(self.loss.class_weights)} values for {NUM_CLASSES} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _weighed_maps_exist(self) -> Self:
+        ours = self.model.architecture == "sa2net"
+        maps = {
+            "coarse": ours and self.model.structure,
+            "channel": ours and self.model.channel_branch,
+            "position": ours and self.model.position_branch,
+            "auxiliary": self.model.auxiliary,
+        }
+        refuse_changed(
+            self.loss, tuple(name for name in maps if not maps[name]), "with this model, which has no such map"
+        )
         return self
 
     @model_validator(mode="after")

@@ -132,6 +132,34 @@ def test_the_recipe_for_several_gpus_is_that_for_one_with_a_larger_batch() -> No
     assert several == one.model_copy(update=larger)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["train.model.structure=false", "train.model.predictor.depth=4"],
+            "predictor would have no effect without structure",
+        ),
+        (
+            ["train.model.structure=false", "train.model.channel_branch=false", "train.model.affinity=cosine"],
+            "affinity would have no effect without channel_branch and structure",
+        ),
+        (["train.model.structure=false", "train.loss.coarse=1"], "coarse would have no effect with this model"),
+        (["train.model.channel_branch=false", "train.loss.channel=2"], "channel would have no effect with this model"),
+        (
+            ["train.model.position_branch=false", "train.loss.position=2"],
+            "position would have no effect with this model",
+        ),
+        (["train.model.auxiliary=false", "train.loss.auxiliary=2"], "auxiliary would have no effect with this model"),
+        (["train.model.architecture=smp/unet", "train.loss.channel=2"], "channel would have no effect with this model"),
+        (["evaluate.measure.severity_source=a book"], "severity_source would have no effect without severity words"),
+    ],
+)
+def test_a_setting_of_a_part_that_is_not_there_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.load(None, overrides)
+    Config.load(None, overrides[:-1])  # without the last it is the default, and fine
+
+
 def test_the_laptop_recipe_is_the_default() -> None:
     assert Config.load(ROOT / "recipes" / "laptop.yaml") == Config()
 
