@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 
 from sa2net.artifacts.files import read_json, replaced_folder, write_json
 from sa2net.artifacts.names import MODEL_FILES, MODEL_JSON, WEIGHTS
@@ -15,13 +15,15 @@ from sa2net.errors import DataError
 if TYPE_CHECKING:
     import torch
 
+Spacing = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
 
 class Normalisation(BaseModel):
     """Grey statistics inside the sweep of the train scans, 0-255; the network sees (grey - mean) / std."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    mean: float
-    std: float
+    mean: FiniteFloat
+    std: FiniteFloat = Field(gt=0.0)
 
 
 class Range(BaseModel):
@@ -58,16 +60,16 @@ class ModelInfo(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     model: ModelConfig
     class_names: tuple[str, ...]
     normalisation: Normalisation
-    sweep_width: int
-    spacing_mm: tuple[float, ...] = ()
+    sweep_width: PositiveInt
+    spacing_mm: tuple[()] | tuple[Spacing, Spacing] = ()
     bounds: DataBounds
     data_md5: str
     params: dict[str, Any]
-    members: int = 1
+    members: PositiveInt = 1
 
 
 def write_model(
@@ -105,10 +107,18 @@ def read_weights(folder: Path) -> "dict[str, torch.Tensor]":
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"{folder / WEIGHTS} cannot be read",
             evidence=str(error),
             action="Restore the model folder from the registry or train again.",
         ) from error
+    spoiled = [name for name, value in weights.items() if not value.isfinite().all()]
+    if spoiled:
+        raise DataError(
+            f"{folder / WEIGHTS} holds numbers that are not finite",
+            evidence=", ".join(spoiled[:3]) + (f" and {len(spoiled) - 3} more" if len(spoiled) > 3 else ""),
+            action="Restore the model folder from the registry or train again.",
+        )
+    return weights

@@ -231,15 +231,27 @@ def _known_keys(kind: Any, path: Sequence[str]) -> list[str]:
 
 
 def key_lines(text: str) -> dict[tuple[str, ...], int]:
-    """The line, from 1, on which each key of a YAML text stands."""
+    """The line, from 1, on which each key of a YAML text stands.
+
+    Raises:
+        ConfigError: A key stands twice, or within itself.
+    """
     lines: dict[tuple[str, ...], int] = {}
 
-    def walk(node: yaml.Node | None, path: tuple[str, ...]) -> None:
+    def walk(node: yaml.Node | None, path: tuple[str, ...], above: tuple[int, ...] = ()) -> None:
         if isinstance(node, yaml.MappingNode):
+            if id(node) in above:
+                raise ConfigError(f"{'.'.join(path)} holds itself", action="Write its keys out instead of an alias.")
             for key, value in node.value:
                 place = (*path, str(key.value))
+                if place in lines:
+                    raise ConfigError(
+                        f"the setting {'.'.join(place)} stands twice",
+                        evidence=f"in line {lines[place]} and line {key.start_mark.line + 1}",
+                        action="Keep one of them.",
+                    )
                 lines[place] = key.start_mark.line + 1
-                walk(value, place)
+                walk(value, place, (*above, id(node)))
 
     walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
     return lines

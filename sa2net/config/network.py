@@ -125,6 +125,10 @@ class LossConfig(Section):
             refuse_changed(self, terms, "with kind released, which is cross entropies alone: set kind to sum")
         elif not any(getattr(self, term) for term in terms):
             raise ValueError(f"all of {', '.join(terms)} are 0: nothing would be learnt")
+        if self.kind != "mixing" and not any(getattr(self, name) for name in (*maps, "auxiliary")):
+            raise ValueError(f"all of {', '.join(maps)}, auxiliary are 0: nothing would be learnt")
+        if self.tversky and not (self.tversky_alpha or self.tversky_beta):
+            raise ValueError("tversky_alpha and tversky_beta are 0: nothing would cost anything")
         if self.kind == "mixing":
             refuse_changed(self, maps, "with kind mixing, which weighs all maps the same")
         if self.kind != "released" and not (self.cross_entropy or self.focal):

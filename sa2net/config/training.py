@@ -14,8 +14,8 @@ class AugmentConfig(Section):
 
     crop_height: int = Field(320, ge=32, description="px at working scale; multiple of 32")
     crop_width: int = Field(192, ge=32, description="px at working scale; multiple of 32")
-    scale_low: float = Field(0.85, gt=0.0, description="smallest random scale")
-    scale_high: float = Field(1.2, gt=0.0, description="largest random scale")
+    scale_low: float = Field(0.85, ge=1 / 16, description="smallest random scale")
+    scale_high: float = Field(1.2, gt=0.0, le=16.0, description="largest random scale")
     rotation: float = Field(5.0, ge=0.0, le=45.0, description="largest rotation, degrees either way")
     flip: float = Field(0.5, ge=0.0, le=1.0, description="probability of a left-right flip")
     brightness: float = Field(0.15, ge=0.0, le=1.0, description="largest change of brightness, share")
@@ -79,10 +79,13 @@ class TrainConfig(Section):
     batch_size: int = Field(
         2, ge=0, description="crops in one step, of all processes together; 0 = what one GPU can hold"
     )
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are averaged before the weights change")
+    accumulate: int = Field(
+        1, ge=1, le=1_000_000, description="steps whose gradients are averaged before the weights change"
+    )
     learning_rate: float = Field(
         0.0,
         ge=0.0,
+        le=1e30,  # float32 ends at 3e38
         description=f"peak learning rate of AdamW; 0 = {RATE:g} from scratch, {FINE_TUNING_RATE:g} from weights",
     )
     weight_decay: float = Field(1e-2, ge=0.0, description="of AdamW")

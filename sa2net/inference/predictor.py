@@ -144,6 +144,12 @@ class Predictor:
         frame = find_frame(scan, self.working, spacing_mm)
         with _evaluating(self.network), torch.inference_mode(), self._memory_explained():
             averaged = self._average(to_working_scale(scan, frame)[None].to(self.device))  # (1, K, h, w)
+            if not averaged.isfinite().all():
+                raise DataError(
+                    "the network answers with numbers that are not finite",
+                    evidence=f"precision {self.precision}",
+                    action="With float16 try precision float32; else its weights are spoiled: train again.",
+                )
             own_scale = functional.interpolate(
                 averaged, size=(frame.height, frame.width), mode="bilinear", align_corners=False
             )[0]
@@ -209,8 +215,15 @@ class Predictor:
         """Overlapping windows of the training crop's size, blended with Gaussian weights."""
         from monai.inferers import sliding_window_inference
 
-        augment = self.info.params["train"]["augment"]
-        window = (int(augment["crop_height"]), int(augment["crop_width"]))
+        try:
+            augment = self.info.params["train"]["augment"]
+            window = (int(augment["crop_height"]), int(augment["crop_width"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                "the model does not say how large its training crops were",
+                evidence="params.train.augment of model.json lacks crop_height and crop_width",
+                action="Predict with mode whole.",
+            ) from error
         logits: torch.Tensor = sliding_window_inference(
             picture, window, 1, self.network, overlap=0.5, mode="gaussian", cval=black
         )

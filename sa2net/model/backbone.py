@@ -225,7 +225,7 @@ def _multiple(name: str, arguments: Mapping[str, Any]) -> int:
         try:
             probe(torch.zeros(2, arguments["in_chans"], *sides, device="meta"))
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            evidence = f"it takes pictures of one size only: {str(error).splitlines()[0]}"
+            evidence = f"it takes pictures of one size only: {first_line(error)}"
         else:
             return multiple
     raise _unusable(name, evidence)
@@ -242,7 +242,7 @@ def _asked(name: str, arguments: Mapping[str, Any]) -> Any:
     try:
         return _probed(name, arguments)
     except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError) as error:
-        raise _unusable(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise _unusable(name, first_line(error)) from error
 
 
 def _takes(name: str, argument: str) -> bool:
@@ -252,6 +252,11 @@ def _takes(name: str, argument: str) -> bool:
     except TypeError:
         return False
     return True
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _unusable(name: str, evidence: str) -> ConfigError:

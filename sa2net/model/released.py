@@ -225,6 +225,10 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({match[1] for name in state if (match := re.match(pattern, name))})
 
 
+LARGEST = 1e6
+"""Means and deviations of grey levels are far below this, and deviations far above one part of it."""
+
+
 def to_grey(
     weights: dict[str, Tensor], part: Part, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> tuple[Normalisation, tuple[str, ...]]:
@@ -246,7 +250,7 @@ def to_grey(
         How a grey value is normalised, and what a person should know.
 
     Raises:
-        ConfigError: Numbers that do not fit the colours, or a deviation that is not positive.
+        ConfigError: Numbers that do not fit the colours, cannot be of grey levels, or a deviation that is not positive.
     """
     name = f"{_FIRST[part]}.weight"
     first = weights[name].double()  # (O, C, k, k)
@@ -254,6 +258,12 @@ def to_grey(
     means, stds = (_per_colour(values, colours) for values in (mean, std))
     if not bool((stds > 0).all()):
         raise ConfigError("a standard deviation is not positive", action="Give --std as the released configuration.")
+    if not bool((means.abs() <= LARGEST).all()) or not bool(((stds >= 1 / LARGEST) & (stds <= LARGEST)).all()):
+        raise ConfigError(
+            "these are no means and standard deviations of grey levels from 0 to 255",
+            evidence=f"mean {', '.join(f'{value:g}' for value in mean)}; std {', '.join(f'{value:g}' for value in std)}",
+            action="Give --mean and --std as the released configuration.",
+        )
     scaled = first / stds[:, None, None]
     slope, offset = scaled.sum(1), (scaled * means[:, None, None]).sum(1)  # (O, k, k)
     equal = bool((means == means[0]).all())

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import Tensor, nn
 
 from sa2net.config import ModelConfig
 from sa2net.errors import ConfigError
-from sa2net.model.backbone import check_loaded, known, no_weights, size_arguments, weights_overlay
+from sa2net.model.backbone import PROBE, check_loaded, first_line, known, no_weights, size_arguments, weights_overlay
 from sa2net.model.layers import tolerate_single_values
 from sa2net.model.logits import STRIDES, AuxiliaryHead, TrainingLogits, pad
 
@@ -87,18 +88,22 @@ def build_rival(cfg: ModelConfig) -> Rival:
     arguments = {"in_channels": 1, "classes": cfg.num_classes, **arguments, **size_arguments(cfg.backbone)}
     try:
         network = kind(encoder_name=f"tu-{cfg.backbone}", encoder_weights=None, **arguments)
+        with torch.device("meta"):  # shapes alone: windows of a fixed size do not fit every picture
+            Rival(kind(encoder_name=f"tu-{cfg.backbone}", encoder_weights=None, **arguments), cfg)(
+                torch.zeros(2, 1, *PROBE)
+            )
     except (
         RuntimeError,
         AttributeError,
         TypeError,
         AssertionError,
         ValueError,
-        KeyError,
+        LookupError,
         NotImplementedError,
     ) as error:
         raise ConfigError(
             f"{cfg.backbone} cannot be the backbone of {cfg.architecture}",
-            evidence=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            evidence=first_line(error),
             action="Set model.backbone to a convolutional network, for example resnet18, or model.architecture to sa2net.",
         ) from error
     if cfg.pretrained:

@@ -17,10 +17,20 @@ logger = logging.getLogger(__name__)
 
 
 def settled(cfg: TrainConfig) -> TrainConfig:
-    """The settings as they take effect: the ready weights serve the network that they are of, and no other; the rate."""
+    """The settings as they take effect.
+
+    The ready weights serve the network that they are of, and no other; weights of a whole network leave nothing to those
+    of a backbone; the learning rate is the one that goes with the start.
+    """
     if cfg.init_from == READY and not are_of(cfg.model):
         logger.info("train.init_from: the ready weights are of another network; starting from scratch")
         cfg = cfg.model_copy(update={"init_from": ""})
+    if cfg.init_from and cfg.model.pretrained:
+        logger.info(
+            "train.model.pretrained: every weight comes from %s; none of the backbone's own is read", cfg.init_from
+        )
+        own = cfg.model.model_copy(update={"pretrained": False, "pretrained_file": ""})
+        cfg = cfg.model_copy(update={"model": own})
     return cfg.model_copy(update={"learning_rate": cfg.peak_rate})
 
 

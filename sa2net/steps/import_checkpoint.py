@@ -5,6 +5,7 @@ numbers that trainers note beside them. A file that asks for anything else is re
 """
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from sa2net.artifacts import (
     write_model,
 )
 from sa2net.config import AugmentConfig, TrainConfig
+from sa2net.data.checks import SPACING_MM
 from sa2net.data.framing import LARGEST_SIDE
 from sa2net.errors import ConfigError, DataError
 from sa2net.model.released import HEADS, MEAN, STD, convert
@@ -93,6 +95,12 @@ def run(
         ConfigError: An option cannot be right.
     """
     check_replaceable(out, MODEL_FILES)
+    if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
+        raise ConfigError(
+            "the pixel spacing cannot be right",
+            evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
+            action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
+        )
     state = read_state(checkpoint)
     found = convert(state, mean=mean, std=std, heads=heads)
     if found.cfg.num_classes != NUM_CLASSES:
@@ -132,6 +140,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
         evidence = str(error.strerror or error)
         raise DataError(f"{path} cannot be read", evidence=evidence, action="Name a file that you may read.") from error
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if spoiled := archive.testzip():  # torch does not look at checksums
+                    raise zipfile.BadZipFile(f"the checksum of {spoiled} is wrong")
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -149,20 +161,30 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path} holds no state dict", evidence=type(content).__name__, action="Name a checkpoint file."
         )
-    odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and _is_plain(value))]
     if odd:
         raise DataError(
-            f"{path} holds something else than tensors in its state dict",
+            f"{path} holds something else than plain tensors of real numbers in its state dict",
             evidence=", ".join(odd[:8]),
             action="Name a checkpoint file of the released code.",
         )
     return {str(name): value for name, value in state.items()}
 
 
+def _is_plain(value: object) -> bool:
+    """Whether this is a tensor with a real number in each place."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_complex())
+        and all(value.shape)
+    )
+
+
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path} is damaged, truncated or no checkpoint",
-        evidence=type(error).__name__,
+        evidence=str(error) if isinstance(error, zipfile.BadZipFile) else type(error).__name__,
         action="Copy it again, and compare its size or checksum with the source.",
     )
 

@@ -53,7 +53,8 @@ def run(
         progress: Show a progress bar.
 
     Raises:
-        DataError: Nothing to do, or some files could not be used; all others are done by then.
+        DataError: Nothing to do; a mask that we did not write would be replaced; or some files could not be used: all
+            others are done by then.
     """
     if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
         raise ConfigError(
@@ -62,6 +63,7 @@ def run(
             action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
         )
     named = output_names(find_scans(scans))
+    _refuse_foreign(out, named)
     predictor = Predictor.for_settings(model, cfg)
     identity = {"name": model_name, "sha256": folder_sha256(model), "data_md5": predictor.info.data_md5}
     faults: list[str] = []
@@ -114,14 +116,35 @@ def segment(
     named = read_named_scan(scan, spacing_mm, max_pixels=max_pixels)
     grey = named.grey
     prediction = predictor.probabilities(grey, named.spacing_mm)
-    write_png(base.with_name(f"{base.name}{MASK_SUFFIX}.png"), prediction.mask)
-    if overlay:
+    if overlay:  # first: by it a mask is known as ours
         write_png(base.with_name(f"{base.name}{OVERLAY_SUFFIX}.png"), draw_mask(grey, prediction.mask))
+    write_png(base.with_name(f"{base.name}{MASK_SUFFIX}.png"), prediction.mask)
     for note in named.notes:
         logger.warning("%s: %s", name or scan.name, note)
     described = _describe(name or scan.name, grey, prediction, predictor, named.spacing_mm, identity)
     described["warnings"] += named.notes
     return described
+
+
+def _refuse_foreign(out: Path, names: Iterable[str]) -> None:
+    """Refuse to replace a mask that lies there alone: somebody drew it, or another program.
+
+    Raises:
+        DataError: There is one.
+    """
+    foreign = [
+        mask
+        for name in names
+        if (mask := out / f"{name}{MASK_SUFFIX}.png").exists()
+        and not any((out / other).exists() for other in (f"{name}.json", f"{name}{OVERLAY_SUFFIX}.png"))
+    ]
+    if foreign:
+        more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+        raise DataError(
+            f"{len(foreign)} masks in {out} are not of an earlier prediction, and would be replaced",
+            evidence=", ".join(path.name for path in foreign[:SHOWN]) + more,
+            action="Name another folder with --out.",
+        )
 
 
 def find_scans(named: Iterable[str]) -> list[Path]:

@@ -131,7 +131,14 @@ def identity(cases: Sequence[Case], places: Sequence[Path]) -> str:
 def _place(folder: Path, name: str, names: set[str]) -> Path | None:
     """NAME.png, or NAME_bone_3.png unless that is the map of a scan of that name."""
     stems = [name] if f"{name}{MASK_SUFFIX}" in names else [name, f"{name}{MASK_SUFFIX}"]
-    return next((path for stem in stems if (path := folder / f"{stem}.png").exists()), None)
+    places = [path for stem in stems if (path := folder / f"{stem}.png").exists()]
+    if len(places) > 1:
+        raise DataError(
+            f"{folder} holds two label maps of {name}",
+            evidence=" and ".join(path.name for path in places),
+            action="Keep one of them.",
+        )
+    return places[0] if places else None
 
 
 def _problem(shape: tuple[int, ...], mask: npt.NDArray[np.uint8]) -> str:

@@ -14,6 +14,7 @@ from sa2net.anatomy import CLASS_NAMES
 from sa2net.artifacts import (
     HISTORY,
     MANIFEST,
+    MODEL_FILES,
     OUT_OF_FOLD,
     RUN_JSON,
     TIMING_JSON,
@@ -21,6 +22,7 @@ from sa2net.artifacts import (
     VALIDATION_REPORT,
     WEIGHTS,
     ModelInfo,
+    check_replaceable,
     file_sha256,
     folder_sha256,
     read_json,
@@ -108,6 +110,9 @@ def run(
         DeviceError: The device cannot be used, or there are fewer GPUs than processes.
     """
     check_batch(cfg.batch_size, processes)
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file", action="Name a folder with --out.")
+    check_replaceable(out / MODEL, MODEL_FILES)  # now, not after hours
     places = {"data": data, "validation": validation, "out": out, "checkpoints": checkpoints}
     if processes > 1:
         return _launched(cfg, places, fresh=fresh, progress=progress, processes=processes)

@@ -112,7 +112,14 @@ def fit(
     # Convolutions are a little faster this way, on CPU and GPU alike.
     network = fresh_network(cfg, ranks, device).to(memory_format=torch.channels_last)
     if initial is not None:
-        network.load_state_dict(initial)
+        try:
+            network.load_state_dict(initial)
+        except RuntimeError as error:
+            raise DataError(
+                f"the weights of {cfg.init_from} do not fit its own network",
+                evidence=" ".join(str(error).split())[:300],
+                action="Name a whole model folder with train.init_from, or leave it empty to train from scratch.",
+            ) from error
     loss_function = build_loss(cfg.loss)
     optimiser = make_optimiser(network, cfg)
 

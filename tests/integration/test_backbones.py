@@ -247,6 +247,8 @@ def test_settings_of_other_architectures_are_refused():
 def test_a_decoder_that_does_not_fit_its_backbone_is_refused():
     with pytest.raises(ConfigError, match=r"cannot be the backbone of smp/deeplabv3"):
         build(ModelConfig(architecture="smp/deeplabv3", backbone="pvt_v2_b0"))
+    with pytest.raises(ConfigError, match=r"maxvit_rmlp_pico_rw_256 cannot be the backbone of smp/unet: .*window"):
+        build(ModelConfig(architecture="smp/unet", backbone="maxvit_rmlp_pico_rw_256"))  # windows of one size
 
 
 # Recomputed activations

@@ -208,8 +208,30 @@ def test_damaged_files_are_named(tmp_path: Path, state: OrderedDict[str, Tensor]
     with pytest.raises(DataError, match="holds no state dict"):
         step.read_state(path)
     torch.save({"state_dict": {"a": 1}}, path)
-    with pytest.raises(DataError, match="something else than tensors"):
+    with pytest.raises(DataError, match="something else than plain tensors"):
         step.read_state(path)
+    for odd in (torch.ones(1, device="meta"), torch.ones(2, 2).to_sparse(), torch.ones(1, dtype=torch.complex64)):
+        torch.save({"state_dict": {"a": odd}}, path)
+        with pytest.raises(DataError, match="something else than plain tensors"):
+            step.read_state(path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_one_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": {"weight": torch.arange(1000.0)}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 2002] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged.*the checksum of .*data/0 is wrong"):
+        step.read_state(path)
+
+
+def test_a_spacing_that_cannot_be_is_refused(tmp_path: Path, state: OrderedDict[str, Tensor]) -> None:
+    path = save(tmp_path / "a.pth", state)
+    for spacing in ((float("nan"), 1.0), (float("inf"), 1.0), (-1.0, 0.0)):
+        with pytest.raises(ConfigError, match="spacing cannot be right"):
+            step.run(path, tmp_path / "model", heads=4, spacing_mm=spacing)
     assert not (tmp_path / "model").exists()
 
 
@@ -268,6 +290,9 @@ def test_options_that_cannot_be_are_refused(state: OrderedDict[str, Tensor]) -> 
         ({"heads": 5}, "5 heads do not divide a width of 32"),
         ({"mean": (1.0, 2.0)}, "2 numbers for 3 colours"),
         ({"std": (0.0,)}, "not positive"),
+        ({"std": (1e-320,)}, "no means and standard deviations of grey levels"),
+        ({"mean": (1e200, -1e200, 1e308)}, "no means and standard deviations of grey levels"),
+        ({"mean": (float("nan"),)}, "no means and standard deviations of grey levels"),
     ):
         with pytest.raises(ConfigError, match=words):
             convert(state, **{"heads": 4, **options})

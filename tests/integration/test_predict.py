@@ -59,6 +59,23 @@ def test_results_in_the_same_folder_are_not_predicted_again(model: Path, scans: 
     assert len(list(scans.iterdir())) == 8
 
 
+def test_a_mask_that_somebody_drew_is_never_replaced(
+    model: Path, scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = scans / "scan 2_bone_3.png"
+    write_png(drawn, np.full((256, 98), 2, np.uint8))
+    before = drawn.read_bytes()
+    assert predict(scans, "--model", model, "--out", scans) == 3
+    assert "1 masks in" in (said := capsys.readouterr().err) and drawn.name in said
+    assert drawn.read_bytes() == before
+    assert len(list(scans.iterdir())) == 3
+    write_png(
+        scans / "scan 2_overlay.png", np.zeros((256, 98), np.uint8)
+    )  # a prediction that was killed before its JSON
+    assert predict(scans, "--model", model, "--out", scans) == 0
+    assert drawn.read_bytes() != before
+
+
 def test_a_bad_file_is_named_and_the_others_are_done(
     model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,9 @@ def test_missing_label_maps_are_named(data: Path, tmp_path: Path) -> None:
     (masks / "test_001.png").unlink()
     with pytest.raises(DataError, match=r"lacks the label maps of 1 of 3 scans: test_001\.png"):
         score_masks.run(CFG, data=data, masks=masks, out=tmp_path / "out", progress=False)
+    write_png(masks / "test_002_bone_3.png", read_mask(masks / "test_002.png"))
+    with pytest.raises(DataError, match=r"two label maps of test_002: test_002\.png and test_002_bone_3\.png"):
+        score_masks.run(CFG, data=data, masks=masks, out=tmp_path / "out", progress=False)
     with pytest.raises(DataError, match="not a folder"):
         score_masks.run(CFG, data=data, masks=tmp_path / "nowhere", out=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()

@@ -8,14 +8,24 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from safetensors.torch import save_model
+from random_model import write_random_model
+from safetensors.torch import save_file, save_model
 
-from sa2net.artifacts import MODEL_FILES, file_sha256, folder_sha256, read_model_info, read_reference, read_weights
+from sa2net.artifacts import (
+    MODEL_FILES,
+    WEIGHTS,
+    file_sha256,
+    folder_sha256,
+    read_model_info,
+    read_reference,
+    read_weights,
+)
 from sa2net.config import Config, TrainConfig, ValidateConfig
 from sa2net.data.layout import read_cases, read_scan
 from sa2net.errors import ConfigError, DataError
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import store
+from sa2net.registry.starting import settled
 from sa2net.steps import train, validate
 from sa2net.training import loop
 
@@ -233,6 +243,29 @@ def test_fine_tuning_starts_from_the_named_model(
             fit(settings(f"train.init_from={start}", "train.model.channels=24"), shared_data_root, checked, tmp_path)
     finally:
         start.rename(whole / "out" / "model")
+
+
+def test_what_cannot_be_started_from_or_written_is_said_before_the_training(
+    shared_data_root: Path, checked: Path, tmp_path: Path
+) -> None:
+    write_random_model(tmp_path / "start")
+    weights = read_weights(tmp_path / "start")
+    save_file({name: value for name, value in weights.items() if "conv" not in name}, tmp_path / "start" / WEIGHTS)
+    with pytest.raises(DataError, match=r"do not fit its own network.*Missing key"):
+        fit(settings(f"train.init_from={tmp_path / 'start'}"), shared_data_root, checked, tmp_path)
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    (tmp_path / "out" / "model" / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match=r"would be replaced.*thesis\.txt"):
+        fit(settings(), shared_data_root, checked, tmp_path)
+    with pytest.raises(DataError, match="there is no folder"):
+        fit(settings(), tmp_path / "nowhere", checked, tmp_path / "other")
+
+
+def test_weights_of_a_whole_network_leave_nothing_to_those_of_a_backbone(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "start")
+    cfg = settings(f"train.init_from={tmp_path / 'start'}", "train.model.pretrained=true")
+    assert settled(cfg).model == settings().model
+    assert settled(settings("train.init_from=", "train.model.pretrained=true")).model.pretrained
 
 
 def test_early_stopping_ends_the_training(

@@ -164,6 +164,23 @@ def test_the_laptop_recipe_is_the_default() -> None:
     assert Config.load(ROOT / "recipes" / "laptop.yaml") == Config()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "train:\n  epochs: 7\nevaluate:\n  flip: true\ntrain:\n  seed: 1\n",
+            r"setting train stands twice.*line 1 and line 5",
+        ),
+        ("train:\n  epochs: 7\n  epochs: 8\n", r"train\.epochs stands twice.*line 2 and line 3"),
+        ("train: &a\n  model: *a\n", r"train\.model holds itself"),
+    ],
+)
+def test_a_key_stands_once(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        Config.load(tmp_path / "params.yaml")
+
+
 def test_a_fault_names_the_line_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("train:\n  epochs: 3\n\n  model:\n    chanels: 5\n", encoding="utf-8")

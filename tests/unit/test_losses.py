@@ -214,6 +214,8 @@ def test_a_sum_adds_its_terms_for_every_map_and_tells_those_of_the_final_map():
             {"kind": "sum", "cross_entropy": 0.0, "ignored": "released"},
             "ignored would have no effect while cross_entropy",
         ),
+        (dict.fromkeys(("main", "coarse", "channel", "position", "auxiliary"), 0.0), "nothing would be learnt"),
+        ({"kind": "sum", "tversky": 1.0, "tversky_alpha": 0.0, "tversky_beta": 0.0}, "nothing would cost anything"),
         ({"kind": "mixing", "main": 2.0}, "main would have no effect with kind mixing"),
         ({"kind": "sum", "dice": 0, "cross_entropy": 0}, "nothing would be learnt"),
         ({"kind": "sum", "focal_gamma": 1.0}, "focal_gamma would have no effect while focal is 0"),

@@ -1,5 +1,6 @@
 """From a model folder and a scan to a mask: sizes, scales, borders, and what is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from factories import draw_case
 from random_model import write_random_model
 from safetensors.torch import save_file
 
-from sa2net.artifacts import WEIGHTS
+from sa2net.artifacts import MODEL_JSON, WEIGHTS, read_weights
 from sa2net.errors import DataError, DeviceError
 from sa2net.inference.device import resolve_device, resolve_precision
 from sa2net.inference.predictor import Predictor
@@ -110,6 +111,55 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(1)}, tmp_path / "model" / WEIGHTS)
     with pytest.raises(DataError, match="do not fit"):
         load(tmp_path / "model")
+
+
+def test_weights_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model")
+    weights = read_weights(folder)
+    name = next(name for name in weights if name.startswith("backbone") and name.endswith("running_var"))
+    save_file(weights | {name: torch.full_like(weights[name], torch.nan)}, tmp_path / "model" / WEIGHTS)
+    with pytest.raises(DataError, match=rf"not finite: {name}"):
+        load(tmp_path / "model")
+    save_file(weights | {name: -torch.ones_like(weights[name])}, tmp_path / "model" / WEIGHTS)  # its root is no number
+    predictor, (scan, _) = load(tmp_path / "model"), draw_case(3)
+    with pytest.raises(DataError, match="answers with numbers that are not finite"):
+        predictor(scan)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("normalisation", "std"), 0.0),
+        (("normalisation", "mean"), float("nan")),
+        (("spacing_mm",), [0.3]),
+        (("spacing_mm",), [0.0, 0.3]),
+        (("sweep_width",), 0),
+        (("members",), 0),
+        (("schema_version",), 99),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_model_that_says_what_cannot_be_is_refused(tmp_path: Path, path: tuple[str, ...], value: object) -> None:
+    write_random_model(tmp_path / "model")
+    file = tmp_path / "model" / MODEL_JSON
+    content = json.loads(file.read_text())
+    node = content
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"model\.json cannot be used"):
+        load(tmp_path / "model")
+
+
+def test_windows_need_the_size_of_the_crops(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model")
+    file = tmp_path / "model" / MODEL_JSON
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"params": {}}))
+    scan, _ = draw_case(3)
+    with pytest.raises(DataError, match=r"how large its training crops were.*mode whole"):
+        load(tmp_path / "model", mode="sliding")(scan)
+    assert load(tmp_path / "model")(scan).shape == scan.shape
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from sa2net.errors import StorageError
+from sa2net.errors import DataError, StorageError
 
 UNTRACKED_FOLDERS = frozenset({".git", ".hg", ".dvc"})
 """Folders that DVC never looks into."""
@@ -42,8 +42,13 @@ def data_md5(root: Path) -> str:
     applied: everything that lies in the folder counts.
 
     Raises:
+        DataError: There is no such folder.
         StorageError: A file or folder cannot be read.
     """
+    if not root.is_dir():
+        raise DataError(
+            f"there is no folder {root}", action="Name the folder that holds dataset/ and groundtruth/ with --data."
+        )
     folder = tracked_folder(root)
     try:
         paths = list(_tracked_files(folder))
