@@ -13,9 +13,24 @@ from sa2net.artifacts import DataBounds, Range
 from sa2net.config import ValidateConfig
 from sa2net.data.layout import PICTURE_FAULTS
 from sa2net.data.survey import FOREIGN, ORPHAN_MASK, UNLISTED
+from sa2net.errors import ConfigError
 
 SPACING_MM = (0.01, 5.0)
 """Pixel spacings outside of this are a slip of the unit, not a scanner."""
+
+
+def check_spacing(spacing_mm: tuple[float, float] | None) -> None:
+    """Refuse a pixel size (x, y), mm, that somebody gave and that cannot be.
+
+    Raises:
+        ConfigError: A side outside of `SPACING_MM`, or no number.
+    """
+    if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
+        raise ConfigError(
+            "the pixel spacing cannot be right",
+            evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
+            action=f"Give the size of a pixel in mm, x and y each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
+        )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sa2net.artifacts import (
     write_model,
 )
 from sa2net.config import AugmentConfig, TrainConfig
-from sa2net.data.checks import SPACING_MM
+from sa2net.data.checks import check_spacing
 from sa2net.data.framing import LARGEST_SIDE
 from sa2net.errors import ConfigError, DataError
 from sa2net.model.released import HEADS, MEAN, STD, convert
@@ -95,12 +95,7 @@ def run(
         ConfigError: An option cannot be right.
     """
     check_replaceable(out, MODEL_FILES)
-    if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
-        raise ConfigError(
-            "the pixel spacing cannot be right",
-            evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
-            action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
-        )
+    check_spacing(spacing_mm)
     state = read_state(checkpoint)
     found = convert(state, mean=mean, std=std, heads=heads)
     if found.cfg.num_classes != NUM_CLASSES:

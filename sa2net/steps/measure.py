@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sa2net.anatomy import CLASSES, IGNORE_INDEX
 from sa2net.artifacts import folder_sha256, plain_cell, write_json, write_text
 from sa2net.config import EvaluateConfig, MeasureConfig
-from sa2net.data.checks import SPACING_MM
+from sa2net.data.checks import check_spacing
 from sa2net.data.dicom import DicomScan, is_dicom, packages_missing
 from sa2net.data.framing import Grey
 from sa2net.data.layout import MASK_SUFFIX, read_mask, write_png
@@ -111,7 +111,7 @@ def run(
         DataError: Nothing to do, or some files could not be used; all others are done by then.
         NegativeAnswerError: Every scan was refused.
     """
-    _check_spacing(spacing_mm)
+    check_spacing(spacing_mm)
     paths = [path for path in find_scans(scans) if not path.stem.endswith(MEASURED)]
     if not paths:
         raise DataError("there is nothing to measure", evidence="results of `measure` only", action="Name scans.")
@@ -318,12 +318,3 @@ def _given_mask(folder: Path, path: Path, scan: Grey) -> Grey:
             action="Convert it to class ids.",
         )
     return mask
-
-
-def _check_spacing(spacing_mm: tuple[float, float] | None) -> None:
-    if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
-        raise ConfigError(
-            "the pixel spacing cannot be right",
-            evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
-            action=f"Give one size in mm, or x and y, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
-        )

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from sa2net.artifacts import folder_sha256, write_json
 from sa2net.config import EvaluateConfig
-from sa2net.data.checks import SPACING_MM
+from sa2net.data.checks import check_spacing
 from sa2net.data.framing import Grey
 from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS, write_png
 from sa2net.data.reading import read_named_scan
-from sa2net.errors import ConfigError, DataError, Sa2NetError
+from sa2net.errors import DataError, Sa2NetError
 from sa2net.evaluation.overlay import draw_mask
 from sa2net.inference.description import INTENDED_USE, class_areas, find_warnings
 from sa2net.inference.predictor import Prediction, Predictor
@@ -56,12 +56,7 @@ def run(
         DataError: Nothing to do; a mask that we did not write would be replaced; or some files could not be used: all
             others are done by then.
     """
-    if spacing_mm is not None and not all(SPACING_MM[0] <= size <= SPACING_MM[1] for size in spacing_mm):
-        raise ConfigError(
-            "the pixel spacing cannot be right",
-            evidence=f"{spacing_mm[0]:g} x {spacing_mm[1]:g} mm",
-            action=f"Give x and y in mm, each within {SPACING_MM[0]:g}-{SPACING_MM[1]:g}.",
-        )
+    check_spacing(spacing_mm)
     named = output_names(find_scans(scans))
     _refuse_foreign(out, named)
     predictor = Predictor.for_settings(model, cfg)
