@@ -5,6 +5,8 @@ the step runs in bfloat16, also compiled, and is held against the products of la
 to make.
 
     python -m benchmarks.train_step [--backbone resnet50] [--batch 2] [--size 512] [--channels 48] [--device cpu]
+
+A setting that fails is named with the end of what it said, the others are shown, and the command fails.
 """
 
 import argparse
@@ -120,20 +122,32 @@ def main() -> None:
         return
     names = GPU_SETTINGS if args.device == "cuda" else SETTINGS
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
     for _ in range(args.rounds):
         for name in names:
+            if name in failed:
+                continue
             command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--one", name]
-            rows[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    print(f"{args.backbone}, {args.batch} x {args.size} x {args.size}, default {args.channels} channels, {args.device}")
-    print_table(rows, args)
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                failed[name] = done.stderr[-2000:]
+            else:
+                rows[name].append(json.loads(done.stdout))
+    device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+    print(f"{args.backbone}, {args.batch} x {args.size} x {args.size}, default {args.channels} channels, {device}")
+    print_table({name: found for name, found in rows.items() if found}, args)
+    for name, said in failed.items():
+        print(f"\n{name} failed:\n{said}")
+    if failed:
+        sys.exit(1)
 
 
 def print_table(rows: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> None:
-    """Medians and their ratios to the published settings; memory is that of the whole process on a CPU."""
+    """Medians and their ratios to the published settings (to the first that ran, where these failed); memory is that of the whole process on a CPU."""
     medians = {
         name: {key: statistics.median(row[key] for row in found) for key in found[0]} for name, found in rows.items()
     }
-    base = medians["released"]
+    base = medians.get("released", next(iter(medians.values())))
     on_gpu = args.device == "cuda"
     head = f"{'setting':20}{'ms a step':>10}{'ratio':>8}{'MiB':>8}{'ratio':>8}{'T multiply-adds':>17}"
     print(head + (f"{'crops a s':>11}{'share of peak':>15}{'first step, s':>15}" if on_gpu else ""))
