@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run local local-docker compile submit images pin doctor story test test-long test-gpu check ui clean
+.PHONY: help setup run local local-docker compile submit images pin doctor story test test-long test-gpu lint check ui clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/|/' | column -t -s '|'
@@ -63,23 +63,26 @@ doctor: setup  ## Check MLflow, S3, DVC, Kubeflow, GPU and disk, one line each
 story: setup  ## The story of a champion, told with the real commands: promote, refuse, roll back, approve, tamper
 	OMP_NUM_THREADS=1 $(BIN)/python tests/story.py
 
+# Threads that wait asleep: spinning ones take the cores from the other processes.
 # By file, in their order: the many short files of tests/unit come last, so that no process waits for another at the end.
 SHARED := --no-loadscope-reorder --durations=15
 
 test: setup  ## The whole test set but the long tests and those of a GPU (ARGS=--cov for coverage)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not gpu' --numprocesses 3 $(SHARED) $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m 'not long and not gpu' --numprocesses 3 $(SHARED) $(ARGS)
 
 test-long: setup  ## The long tests: full line, crash and resume, images and pipeline in real containers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses 2 $(SHARED) $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m long --numprocesses 2 $(SHARED) $(ARGS)
 
 test-gpu: setup  ## What only a GPU can show: needs one
 	$(BIN)/python -m pytest tests/gpu
 
-check: setup  ## Format, lint, types, layers and unit tests
+lint: setup  ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+check: lint  ## Format, lint, types, layers and unit tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses 2 --quiet
 
 ui: setup  ## Look at runs and versions in a browser: http://127.0.0.1:5000

@@ -27,8 +27,8 @@ import numpy.typing as npt
 from sa2net.artifacts import folder_sha256, read_json, write_json
 from sa2net.config import MeasureConfig
 from sa2net.data.angles import drawn_curves
-from sa2net.data.layout import read_mask, read_scan, write_png
 from sa2net.data.phantom import DEFAULT_ARTEFACTS, draw_phantom
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.evaluation.angles import SMALLEST_TRUE, Agreement, Compared, agree, compare, match
 from sa2net.inference.description import find_warnings
 from sa2net.inference.predictor import Predictor

@@ -27,9 +27,10 @@ from sa2net.anatomy import CLASS_NAMES, FOREGROUND
 from sa2net.artifacts import MANIFEST, VALIDATION_REPORT, ModelInfo, read_validation
 from sa2net.config import Config, TrainConfig, ValidateConfig
 from sa2net.data.framing import Grey
-from sa2net.data.layout import Case, read_cases, read_mask, read_scan
+from sa2net.data.layout import Case, read_cases
 from sa2net.data.manifest import read_manifest
 from sa2net.data.phantom import ARTEFACT_FAMILIES, DEFAULT_ARTEFACTS, draw_dataset
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.evaluation.metrics import score_scan
 from sa2net.evaluation.statistics import Interval, mean_interval, paired_bootstrap
 from sa2net.inference.device import resolve_device, resolve_precision

@@ -23,7 +23,8 @@ from typing import Literal
 import numpy as np
 
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import read_cases, read_mask, read_scan
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.errors import DataError
 from sa2net.evaluation.metrics import mean_over_classes, score_scan
 from sa2net.evaluation.scoring import is_phantom

@@ -18,7 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from sa2net.config import ValidateConfig
-from sa2net.data.layout import list_path, mask_path, scan_path, write_png
+from sa2net.data.layout import list_path, mask_path, scan_path
+from sa2net.data.pictures import write_png
 from sa2net.steps.validate import check
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sa2net.data.layout import list_path, mask_path, scan_path, write_png
+from sa2net.data.layout import list_path, mask_path, scan_path
+from sa2net.data.pictures import write_png
 
 Picture = npt.NDArray[np.uint8]
 

@@ -15,7 +15,7 @@ from spine_cases import draw
 
 from sa2net.artifacts import write_json
 from sa2net.config import MeasureConfig
-from sa2net.data.layout import write_png
+from sa2net.data.pictures import write_png
 from sa2net.review.results import Results
 from sa2net.review.server import review_server
 from sa2net.scoliosis import Source, measure

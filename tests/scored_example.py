@@ -9,7 +9,8 @@ from factories import write_data_set
 
 from sa2net.artifacts import Scores
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import Case, read_cases, read_mask, read_scan
+from sa2net.data.layout import Case, read_cases
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.evaluation.scoring import Evaluation, score, summarise
 
 Picture = npt.NDArray[np.uint8]

@@ -55,9 +55,9 @@ def predict(
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--show", is_flag=True, help="Print the settings with their meaning; write nothing.")
-@click.option("--params", type=PATH, default=PARAMS, show_default=True, help="File to rewrite.")
+@click.option("--params", type=PATH, default=None, help="File to rewrite, or to show.  [default: params.yaml]")
 @click.option("--folder", type=PATH, default=Path("recipes"), show_default=True, help="Where the recipes lie.")
-def recipe(name: str | None, show: bool, params: Path, folder: Path) -> None:
+def recipe(name: str | None, show: bool, params: Path | None, folder: Path) -> None:
     """Rewrite params.yaml from a recipe (a named set of overrides); without a name, list them.
 
     Example: sa2net recipe smoke
@@ -67,11 +67,7 @@ def recipe(name: str | None, show: bool, params: Path, folder: Path) -> None:
 
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name is None:
-        click.echo(
-            load(params if params.exists() else None, ()).render()
-            if show
-            else "\n".join(known) or f"no recipes in {folder}"
-        )
+        click.echo(load(params, ()).render() if show else "\n".join(known) or f"no recipes in {folder}")
         return
     if name not in known:
         raise ConfigError(
@@ -83,5 +79,5 @@ def recipe(name: str | None, show: bool, params: Path, folder: Path) -> None:
     if show:
         click.echo(rendered)
         return
-    write_text(params, rendered)
-    click.echo(f"{params} now holds recipe {name}")
+    write_text(params or PARAMS, rendered)
+    click.echo(f"{params or PARAMS} now holds recipe {name}")

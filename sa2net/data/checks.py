@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sa2net.anatomy import CLASSES, FOREGROUND
 from sa2net.artifacts import DataBounds, Range
 from sa2net.config import ValidateConfig
-from sa2net.data.layout import PICTURE_FAULTS
+from sa2net.data.pictures import PICTURE_FAULTS
 from sa2net.data.survey import FOREIGN, ORPHAN_MASK, UNLISTED
 from sa2net.errors import ConfigError
 

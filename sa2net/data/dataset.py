@@ -14,7 +14,8 @@ from torchvision import tv_tensors
 from sa2net.artifacts import Normalisation
 from sa2net.config import AugmentConfig
 from sa2net.data.framing import WorkingScale, find_frame, mask_to_working_scale, to_working_scale
-from sa2net.data.layout import Case, read_mask, read_scan
+from sa2net.data.layout import Case
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.data.transforms import training_transforms
 
 

@@ -25,7 +25,7 @@ from sa2net.data.dicom_header import (
     read_spacing,
 )
 from sa2net.data.dicom_pixels import Grey, check_encoded, decode, to_grey
-from sa2net.data.layout import MAX_PIXELS, read_bytes
+from sa2net.data.pictures import MAX_PIXELS, read_bytes
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -28,14 +28,12 @@ from sa2net.data.layout import (
     list_path,
     mask_path,
     name_problem,
-    read_bytes,
     read_list,
-    read_mask,
     read_table,
     scan_path,
-    write_png,
 )
 from sa2net.data.manifest import hold_out
+from sa2net.data.pictures import read_bytes, read_mask, write_png
 from sa2net.errors import ConfigError, DataError
 
 COLUMNS = ("name", "subject", "device", "spacing_x_mm", "spacing_y_mm")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sa2net.anatomy import CLASSES, IGNORE_INDEX
 from sa2net.data.dicom_header import fault, guarded, parse, quiet
-from sa2net.data.layout import MAX_PIXELS, read_bytes
+from sa2net.data.pictures import MAX_PIXELS, read_bytes
 
 if TYPE_CHECKING:
     from pydicom import Dataset

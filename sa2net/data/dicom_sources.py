@@ -9,7 +9,8 @@ from pathlib import Path
 from sa2net.data.dicom import is_dicom
 from sa2net.data.dicom_header import fault, kind_of
 from sa2net.data.dicom_segmentation import LABEL_MAP, SEGMENTATION, Segmentation, read_segmentation
-from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS
+from sa2net.data.layout import MASK_SUFFIX
+from sa2net.data.pictures import MAX_PIXELS
 from sa2net.errors import DataError
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")

@@ -24,21 +24,9 @@ from sa2net.data.angles import copy_table
 from sa2net.data.dicom_folder import COLUMNS, LaidOut, lay_out
 from sa2net.data.dicom_sources import holds_dicom
 from sa2net.data.examination import examine
-from sa2net.data.layout import (
-    SCANS_TABLE,
-    SPLITS,
-    TRUTH,
-    Case,
-    decode,
-    list_path,
-    mask_path,
-    read_bytes,
-    read_cases,
-    read_truth,
-    scan_path,
-    write_png,
-)
+from sa2net.data.layout import SCANS_TABLE, SPLITS, TRUTH, Case, list_path, mask_path, read_cases, read_truth, scan_path
 from sa2net.data.manifest import Row
+from sa2net.data.pictures import decode, read_bytes, write_png
 from sa2net.errors import ConfigError, DataError
 
 

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
 from sa2net.artifacts import write_text
 from sa2net.config import ValidateConfig
-from sa2net.data.layout import Case, PictureError, decode, read_bytes
+from sa2net.data.layout import Case
+from sa2net.data.pictures import PictureError, decode, read_bytes
 from sa2net.data.survey import Entry, Survey
 from sa2net.data.sweep import sweep_mask, width_of
 from sa2net.errors import DataError
@@ -47,7 +48,7 @@ class Row:
     Attributes:
         place: Listed, or how it came to lie there otherwise (`survey`).
         scan: Path relative to the data root, as `mask`.
-        scan_state: `ok`, a key of `layout.PICTURE_FAULTS`, or `closed` where the file must not be opened.
+        scan_state: `ok`, a key of `pictures.PICTURE_FAULTS`, or `closed` where the file must not be opened.
         scan_problem: What is wrong, in words.
         phash: Perceptual hash of the brightness-cropped scan, 64 hex digits.
         sweep_width: Median width of the sweep, px.

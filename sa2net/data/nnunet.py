@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from sa2net.anatomy import CLASSES, IGNORE_INDEX, NUM_CLASSES
 from sa2net.artifacts import MANIFEST, VALIDATION_REPORT, read_validation, replaced_folder, write_json, write_text
-from sa2net.data.layout import Case, list_path, read_cases, write_png
+from sa2net.data.layout import Case, list_path, read_cases
 from sa2net.data.manifest import read_manifest
 from sa2net.data.pairs import read_pair
+from sa2net.data.pictures import write_png
 from sa2net.data.store import data_md5
 from sa2net.errors import ConfigError, DataError
 

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sa2net.anatomy import IGNORE_INDEX, NUM_CLASSES
-from sa2net.data.layout import Case, read_mask, read_scan
+from sa2net.data.layout import Case
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.errors import DataError
 
 Picture = npt.NDArray[np.uint8]

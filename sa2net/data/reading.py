@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sa2net.data.dicom import DicomScan, Grey, Spacing, is_dicom, read_dicom
-from sa2net.data.layout import MAX_PIXELS, read_scan
+from sa2net.data.pictures import MAX_PIXELS, read_scan
 from sa2net.errors import DataError
 
 _SAME = 0.005  # relative; a header rounds

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from sa2net.artifacts import ModelInfo
 from sa2net.config import Device, EvaluateConfig
-from sa2net.data.layout import Case, read_mask, read_scan
+from sa2net.data.layout import Case
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.evaluation.metrics import mean_over_classes, score_scan
 from sa2net.inference.device import resolve_device
 from sa2net.inference.predictor import Predictor

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sa2net.artifacts import ModelInfo, Reference
 from sa2net.config import Device, EvaluateConfig
-from sa2net.data.layout import Case, read_scan
+from sa2net.data.layout import Case
+from sa2net.data.pictures import read_scan
 from sa2net.data.sweep import sweep_mask
 from sa2net.errors import ConfigError
 from sa2net.evaluation.drift import (

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sa2net.anatomy import CLASSES, FOREGROUND
 from sa2net.artifacts import EVALUATION_REPORT, OVERLAYS, Estimate, Scores, write_text
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import read_mask, read_scan, write_png
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.evaluation.angle_scores import AngleGroup, by_artefact, by_size
 from sa2net.evaluation.angles import SMALLEST_TRUE
 from sa2net.evaluation.charts import (

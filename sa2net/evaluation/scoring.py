@@ -25,8 +25,9 @@ from sa2net.artifacts import (
     Scores,
 )
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import SCANS_TABLE, Case, read_truth, write_png
+from sa2net.data.layout import SCANS_TABLE, Case, read_truth
 from sa2net.data.pairs import read_pair
+from sa2net.data.pictures import write_png
 from sa2net.evaluation.angles import ScanAngles
 from sa2net.evaluation.calibration import Calibration, ReliabilityBin
 from sa2net.evaluation.metrics import METRICS, ClassScore, Unit, mean_over_classes, score_scan

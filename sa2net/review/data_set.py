@@ -11,18 +11,8 @@ from pydantic import ValidationError
 
 from sa2net.artifacts import file_sha256, read_json, write_text
 from sa2net.data.angles import ANGLES_COLUMNS, ANGLES_TABLE
-from sa2net.data.layout import (
-    SCANS_TABLE,
-    ScanRow,
-    list_path,
-    mask_path,
-    name_problem,
-    read_mask,
-    read_scan,
-    read_table_file,
-    scan_path,
-    write_png,
-)
+from sa2net.data.layout import SCANS_TABLE, ScanRow, list_path, mask_path, name_problem, read_table_file, scan_path
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.errors import DataError
 from sa2net.review.masks import Picture, corrected_mask
 from sa2net.review.record import Review

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sa2net.anatomy import FOREGROUND, IGNORE_INDEX
 from sa2net.artifacts import file_sha256, read_json
-from sa2net.data.layout import read_mask, read_scan
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.errors import DataError
 from sa2net.scoliosis import Measurement
 from sa2net.scoliosis.band import Band, find_band

@@ -22,7 +22,7 @@ from sa2net.anatomy import FOREGROUND
 from sa2net.artifacts import Reference, folder_sha256, read_reference
 from sa2net.config import EvaluateConfig
 from sa2net.data.framing import find_frame
-from sa2net.data.layout import PICTURE_FAULTS, PictureError, decode
+from sa2net.data.pictures import PICTURE_FAULTS, PictureError, decode
 from sa2net.errors import ConfigError, DataError, StorageError
 from sa2net.evaluation.reference import PictureRanges
 from sa2net.inference.description import INTENDED_USE, class_areas, find_warnings

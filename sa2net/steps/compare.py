@@ -9,7 +9,8 @@ from typing import Any
 
 from sa2net.artifacts import check_replaceable, replaced_folder, write_json, write_text
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import Case, read_cases, read_mask, read_scan
+from sa2net.data.layout import Case, read_cases
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.data.store import data_md5
 from sa2net.errors import ConfigError
 from sa2net.registry.comparison import Contender, compared, contender, most_changed, why_not_kept

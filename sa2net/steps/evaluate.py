@@ -37,7 +37,7 @@ from sa2net.registry.revision import code_sha256
 
 logger = logging.getLogger(__name__)
 METRICS = ("dice", "iou", "nsd", "hd95")
-_DATA = tuple(f"data/{name}.py" for name in ("angles", "framing", "layout", "pairs", "sweep"))
+_DATA = tuple(f"data/{name}.py" for name in ("angles", "framing", "layout", "pairs", "pictures", "sweep"))
 _ROOMS = ("artifacts", "config", "evaluation", "inference", "model", "scoliosis")
 EVALUATOR = ("anatomy.py", *_DATA, *_ROOMS, "steps/evaluate.py")
 """The code that a score depends on. Its sha256 is the evaluator's version: what differs in it may score otherwise."""

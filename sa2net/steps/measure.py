@@ -16,7 +16,8 @@ from sa2net.config import EvaluateConfig, MeasureConfig
 from sa2net.data.checks import check_spacing
 from sa2net.data.dicom import DicomScan, is_dicom, packages_missing
 from sa2net.data.framing import Grey
-from sa2net.data.layout import MASK_SUFFIX, read_mask, write_png
+from sa2net.data.layout import MASK_SUFFIX
+from sa2net.data.pictures import read_mask, write_png
 from sa2net.data.reading import NamedScan, read_named_scan
 from sa2net.errors import ConfigError, DataError, NegativeAnswerError, Sa2NetError
 from sa2net.inference.description import find_warnings

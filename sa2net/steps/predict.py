@@ -13,7 +13,8 @@ from sa2net.artifacts import folder_sha256, write_json
 from sa2net.config import EvaluateConfig
 from sa2net.data.checks import check_spacing
 from sa2net.data.framing import Grey
-from sa2net.data.layout import MASK_SUFFIX, MAX_PIXELS, write_png
+from sa2net.data.layout import MASK_SUFFIX
+from sa2net.data.pictures import MAX_PIXELS, write_png
 from sa2net.data.reading import read_named_scan
 from sa2net.errors import DataError, Sa2NetError
 from sa2net.evaluation.overlay import draw_mask
@@ -136,7 +137,7 @@ def _refuse_foreign(out: Path, names: Iterable[str]) -> None:
     if foreign:
         more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
         raise DataError(
-            f"{len(foreign)} masks in {out} are not of an earlier prediction, and would be replaced",
+            f"masks that no earlier prediction wrote lie in {out}, and would be replaced",
             evidence=", ".join(path.name for path in foreign[:SHOWN]) + more,
             action="Name another folder with --out.",
         )

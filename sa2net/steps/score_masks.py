@@ -19,7 +19,8 @@ from sa2net.artifacts import (
     replaced_folder,
 )
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import MASK_SUFFIX, Case, read_mask, read_scan
+from sa2net.data.layout import MASK_SUFFIX, Case
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.data.store import data_md5
 from sa2net.errors import DataError
 from sa2net.evaluation.scoring import is_phantom, read_groups, score, summarise

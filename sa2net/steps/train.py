@@ -33,8 +33,9 @@ from sa2net.artifacts import (
 )
 from sa2net.config import Config, TrainConfig
 from sa2net.data.framing import Grey
-from sa2net.data.layout import Case, write_png
+from sa2net.data.layout import Case
 from sa2net.data.manifest import read_manifest
+from sa2net.data.pictures import write_png
 from sa2net.data.store import data_md5
 from sa2net.errors import DataError
 from sa2net.evaluation.out_of_fold import out_of_fold

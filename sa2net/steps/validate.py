@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from sa2net.artifacts import MANIFEST, VALIDATION_PAGE, VALIDATION_REPORT, file_sha256, write_json, write_text
+from sa2net.artifacts import MANIFEST, RUN_JSON, VALIDATION_PAGE, VALIDATION_REPORT, file_sha256, write_json, write_text
 from sa2net.config import ValidateConfig
 from sa2net.data.examination import Examination, examine
 from sa2net.data.manifest import write_manifest
@@ -78,8 +78,8 @@ def check(cfg: ValidateConfig, *, data: Path, out: Path, data_docs: Path | None,
 
 def _write(found: Examination, out: Path) -> None:
     report, page, manifest = out / VALIDATION_REPORT, out / VALIDATION_PAGE, out / MANIFEST
-    report.unlink(missing_ok=True)
-    manifest.unlink(missing_ok=True)
+    for earlier in (report, manifest, out / RUN_JSON):
+        earlier.unlink(missing_ok=True)
     if found.report.passed:
         write_manifest(manifest, found.rows)
     write_text(page, render(found.report, found.rows))

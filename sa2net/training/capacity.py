@@ -9,7 +9,8 @@ from sa2net.config import TrainConfig
 from sa2net.errors import ConfigError
 from sa2net.inference.device import resolve_device, resolve_precision
 from sa2net.model.losses import build_loss
-from sa2net.training.loop import fresh_network, out_of_memory
+from sa2net.training.failures import out_of_memory
+from sa2net.training.loop import fresh_network
 from sa2net.training.ranks import ALONE, Ranks
 from sa2net.training.schedule import make_optimiser
 

@@ -4,7 +4,6 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -21,9 +20,10 @@ from sa2net.artifacts import ModelInfo
 from sa2net.config import TrainConfig
 from sa2net.data.dataset import CropDataset, EpochBatches, FramedScan, derived_seed, frame_case
 from sa2net.data.framing import Grey, WorkingScale
-from sa2net.data.layout import Case, read_mask, read_scan
+from sa2net.data.layout import Case
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.data.stream import PhantomStream
-from sa2net.errors import DataError, DeviceError
+from sa2net.errors import DataError
 from sa2net.inference.device import resolve_device, resolve_precision, set_threads
 from sa2net.inference.predictor import Predictor
 from sa2net.model.backbone import synchronised
@@ -39,6 +39,7 @@ from sa2net.training.checkpoint import (
     optimiser_tensors,
     restore_optimiser,
 )
+from sa2net.training.failures import explained
 from sa2net.training.ranks import ALONE, Ranks, check_batch
 from sa2net.training.schedule import learning_rate, make_optimiser
 
@@ -109,8 +110,9 @@ def fit(
     if state.epoch >= cfg.epochs or state.stopped:
         return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
-    # Convolutions are a little faster this way, on CPU and GPU alike.
-    network = fresh_network(cfg, ranks, device).to(memory_format=torch.channels_last)
+    with explained(cfg, ranks.count):
+        # Convolutions are a little faster this way, on CPU and GPU alike.
+        network = fresh_network(cfg, ranks, device).to(memory_format=torch.channels_last)
     if initial is not None:
         try:
             network.load_state_dict(initial)
@@ -145,7 +147,7 @@ def fit(
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with different settings
     GradientState._reset_state()
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_MIXED[precision])
-    with _memory_explained(cfg, ranks.count):
+    with explained(cfg, ranks.count):
         # With several ranks, the main one's weights for all.
         model, optimiser_ = accelerator.prepare(network, optimiser)
         averaged = Averaged(network, cfg.average_decay)
@@ -184,7 +186,7 @@ def fit(
                 rate = learning_rate(cfg, epoch + index / steps)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
-                with _memory_explained(cfg, ranks.count):
+                with explained(cfg, ranks.count):
                     with accelerator.autocast():
                         logits = model(picture.to(device, memory_format=torch.channels_last, non_blocking=True))
                     parts = loss_function(*ranks.gather(logits, mask.to(device, non_blocking=True), whole))
@@ -302,44 +304,3 @@ def _keep_best(state: TrainingState, network: nn.Module, dice: float, cfg: Train
         return
     state.stale += 1
     state.stopped = bool(cfg.patience) and state.stale >= cfg.patience
-
-
-@contextmanager
-def _memory_explained(cfg: TrainConfig, processes: int) -> Iterator[None]:
-    """Turn an out-of-memory trace into a message that names the settings which need about half as much."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(cfg, error, processes) from error
-
-
-def out_of_memory(cfg: TrainConfig, error: Exception, processes: int = 1) -> DeviceError:
-    """What is said where a step does not fit: settings that need about half the memory, mildest first.
-
-    Args:
-        cfg: Of the training.
-        error: Torch's own.
-        processes: That share the batch; the proposed one can be shared too.
-    """
-    cures = []
-    half = cfg.batch_size // 2
-    if half and half % processes == 0:
-        cures.append(
-            f"train.batch_size={half} train.accumulate={cfg.accumulate * 2} (as many crops an update, half the memory)"
-        )
-    if not cfg.recompute:
-        cures.append("train.recompute=true (about a third more arithmetic)")
-    if cfg.augment.crop_height > 64 and cfg.augment.crop_width > 64:
-        height, width = (
-            max(64, side * 3 // 4 // 32 * 32) for side in (cfg.augment.crop_height, cfg.augment.crop_width)
-        )
-        cures.append(f"train.augment.crop_height={height} train.augment.crop_width={width}")
-    if cfg.model.channels > 16:
-        cures.append(f"train.model.channels={max(16, cfg.model.channels // 2)}")
-    return DeviceError(
-        "the GPU's memory is too small for this step",
-        evidence=f"batch {cfg.batch_size} of {cfg.augment.crop_height} x {cfg.augment.crop_width}, {cfg.model.channels} channels; {error}",
-        action=f"Any of these needs less: {'; '.join(cures)}."
-        if cures
-        else "Take a smaller backbone (train.model.backbone).",
-    )

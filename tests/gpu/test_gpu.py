@@ -14,7 +14,8 @@ from sa2net.anatomy import CLASS_NAMES
 from sa2net.artifacts import DataBounds, ModelInfo, Normalisation, Range
 from sa2net.config import Config, LossConfig, ModelConfig, Precision, TrainConfig
 from sa2net.data.framing import Grey
-from sa2net.data.layout import Case, read_cases, read_scan
+from sa2net.data.layout import Case, read_cases
+from sa2net.data.pictures import read_scan
 from sa2net.errors import DeviceError
 from sa2net.inference.device import resolve_device, resolve_precision
 from sa2net.inference.predictor import Predictor

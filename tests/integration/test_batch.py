@@ -22,7 +22,7 @@ from servers import SECRET, free_port, s3_server, use_aws_environment
 from sa2net.__main__ import main
 from sa2net.artifacts import folder_sha256, write_json
 from sa2net.config import BatchConfig
-from sa2net.data.layout import read_scan, write_png
+from sa2net.data.pictures import read_scan, write_png
 from sa2net.errors import ClusterError, ConfigError, DataError, StorageError
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import store, versions

@@ -43,6 +43,7 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
         (["evaluate", "--set", "evaluate.scales=[.nan]"], 2, "evaluate.scales"),
         (["train", "--set", "train.learning_rate=.inf"], 2, "learning_rate"),
         (["recipe", "../params"], 2, "is unknown"),
+        (["recipe", "--show", "--params", "nowhere.yaml"], 2, "cannot be read"),
         (["frobnicate"], 2, "No such command"),
         (["phantom", "--artefacts", "nonsense", "--out", "x"], 2, "nonsense"),
         (["predict", "--out", "/proc/nowhere/x", "--model", "models:/sa2net@champion", "."], 5, "make run"),

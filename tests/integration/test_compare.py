@@ -13,7 +13,8 @@ from sa2net.artifacts import folder_sha256, read_json
 from sa2net.cli import compare as verb
 from sa2net.cli.options import cli
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import read_cases, read_mask, read_scan
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.errors import ConfigError, DataError, StorageError
 from sa2net.evaluation.metrics import score_scan
 from sa2net.inference.predictor import Predictor

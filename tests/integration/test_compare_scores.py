@@ -8,7 +8,8 @@ from factories import write_data_set
 from registry_cases import write_model_folder
 
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import read_cases, read_mask, write_png
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_mask, write_png
 from sa2net.errors import ConfigError
 from sa2net.steps import compare, evaluate, score_masks
 

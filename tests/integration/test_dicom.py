@@ -33,7 +33,7 @@ from spine_cases import draw, without_side
 from sa2net.__main__ import main
 from sa2net.config import MeasureConfig
 from sa2net.data.dicom import read_dicom
-from sa2net.data.layout import read_mask, read_scan, write_png
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.scoliosis import Measurement, measure
 from sa2net.steps.dicom_results import ANGLE, CONVEX, ENDS, HIGH, LOW, STANDARD_ERROR, write_dicom_results
 

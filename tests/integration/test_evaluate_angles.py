@@ -15,8 +15,9 @@ from sa2net import artifacts
 from sa2net.artifacts import handover, read_json, read_model_info
 from sa2net.config import EvaluateConfig, MeasureConfig
 from sa2net.data.angles import read_true_angles
-from sa2net.data.layout import Case, read_cases, read_mask, read_scan
+from sa2net.data.layout import Case, read_cases
 from sa2net.data.phantom import draw_dataset
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.errors import DataError
 from sa2net.evaluation.angle_scores import AngleMeasurer, summarise_angles
 from sa2net.evaluation.scoring import score

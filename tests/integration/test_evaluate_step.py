@@ -12,7 +12,8 @@ from sa2net import artifacts
 from sa2net.anatomy import CLASS_NAMES, IGNORE_INDEX
 from sa2net.artifacts import DataBounds, ModelInfo, Normalisation, Range, folder_sha256, read_json, write_model
 from sa2net.config import Config, EvaluateConfig, ModelConfig
-from sa2net.data.layout import read_cases, read_mask, read_scan, write_png
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.data.store import data_md5
 from sa2net.errors import DataError
 from sa2net.evaluation.metrics import mean_over_classes, score_scan

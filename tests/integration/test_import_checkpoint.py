@@ -10,7 +10,7 @@ from released_cases import released, save, three_colours
 
 from sa2net.__main__ import main
 from sa2net.artifacts import read_model_info, read_scores
-from sa2net.data.layout import read_mask, write_png
+from sa2net.data.pictures import read_mask, write_png
 
 
 def run(*arguments: object) -> int:

@@ -33,7 +33,8 @@ from sa2net.data.dicom import read_dicom
 from sa2net.data.dicom_segmentation import decode_segmentation, read_segmentation
 from sa2net.data.examination import examine
 from sa2net.data.imports import import_data
-from sa2net.data.layout import Case, read_cases, read_mask, read_scan, write_png
+from sa2net.data.layout import Case, read_cases
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.errors import ConfigError, DataError
 from sa2net.scoliosis import measure
 from sa2net.steps.dicom_results import write_dicom_results

@@ -14,7 +14,7 @@ from spine_cases import draw, without_side
 from sa2net.__main__ import main
 from sa2net.artifacts import DataBounds, Range, read_model_info
 from sa2net.config import EvaluateConfig, MeasureConfig
-from sa2net.data.layout import read_mask, read_scan, write_png
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.inference.description import find_warnings
 from sa2net.scoliosis import Measurement, measure
 from sa2net.steps import measure as step

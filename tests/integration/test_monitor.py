@@ -12,7 +12,8 @@ from random_model import write_random_model
 
 from sa2net.__main__ import main
 from sa2net.artifacts import read_model_info, read_weights, write_model
-from sa2net.data.layout import read_cases, write_png
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import write_png
 from sa2net.evaluation.reference import describe_training
 from sa2net.inference.device import set_threads
 

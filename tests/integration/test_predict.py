@@ -10,7 +10,7 @@ from PIL import Image
 from random_model import write_random_model
 
 from sa2net.__main__ import main
-from sa2net.data.layout import write_png
+from sa2net.data.pictures import write_png
 from sa2net.registry import store
 from sa2net.registry.versions import register_version
 

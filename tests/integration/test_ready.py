@@ -13,8 +13,8 @@ from serving_cases import register_champion
 from sa2net.__main__ import main
 from sa2net.artifacts import folder_sha256, read_model_info
 from sa2net.config import Config, ModelConfig, TrainConfig
-from sa2net.data.layout import read_mask, write_png
 from sa2net.data.phantom import draw_phantom
+from sa2net.data.pictures import read_mask, write_png
 from sa2net.data.store.pull import parse_pointer, read_pointer
 from sa2net.errors import ConfigError, StorageError
 from sa2net.registry import ready, store

@@ -9,7 +9,8 @@ import pytest
 from random_model import write_random_model
 
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import list_path, mask_path, read_scan, scan_path
+from sa2net.data.layout import list_path, mask_path, scan_path
+from sa2net.data.pictures import read_scan
 from sa2net.inference.predictor import Predictor
 from sa2net.steps import evaluate
 

@@ -20,7 +20,7 @@ from registry_cases import write_evaluation, write_model_folder
 
 from sa2net.artifacts import PER_SCAN, folder_sha256, read_json, read_per_scan
 from sa2net.config import EvaluateConfig, RegisterConfig
-from sa2net.data.layout import write_png
+from sa2net.data.pictures import write_png
 from sa2net.data.store import data_md5
 from sa2net.errors import ConfigError, DataError, StorageError
 from sa2net.inference.predictor import Predictor

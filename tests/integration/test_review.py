@@ -23,7 +23,7 @@ from PIL import Image
 from review_cases import HOSTILE, Reader, copy_results, edit_of, serving, write_results
 
 from sa2net.__main__ import main
-from sa2net.data.layout import read_mask
+from sa2net.data.pictures import read_mask
 from sa2net.review.guard import LARGEST_BODY
 from sa2net.review.store import read_review
 

@@ -11,7 +11,7 @@ from spine_cases import draw
 
 from sa2net.__main__ import main
 from sa2net.artifacts import file_sha256
-from sa2net.data.layout import read_mask, write_png
+from sa2net.data.pictures import read_mask, write_png
 from sa2net.errors import DataError
 from sa2net.review import Review, save_review
 from sa2net.review.data_set import write_data_set

@@ -10,8 +10,9 @@ from factories import add_case, draw_case, write_data_set, write_list
 from sa2net import artifacts
 from sa2net.__main__ import main
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import mask_path, read_cases, read_mask, read_scan, write_png
+from sa2net.data.layout import mask_path, read_cases
 from sa2net.data.nnunet import export_nnunet
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.errors import DataError
 from sa2net.evaluation.metrics import mean_over_classes, score_scan
 from sa2net.steps import score_masks

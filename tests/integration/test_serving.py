@@ -40,7 +40,7 @@ from serving_cases import (
 from sa2net.__main__ import main
 from sa2net.anatomy import FOREGROUND
 from sa2net.artifacts import folder_sha256, read_json
-from sa2net.data.layout import write_png
+from sa2net.data.pictures import write_png
 from sa2net.errors import ConfigError, DataError, StorageError
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import store

@@ -21,7 +21,8 @@ from sa2net.artifacts import (
     read_weights,
 )
 from sa2net.config import Config, TrainConfig, ValidateConfig
-from sa2net.data.layout import read_cases, read_scan
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_scan
 from sa2net.errors import ConfigError, DataError
 from sa2net.inference.predictor import Predictor
 from sa2net.registry import store

@@ -10,7 +10,8 @@ from random_model import write_random_model
 
 from benchmarks import tta
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import read_cases, read_mask, read_scan
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_mask, read_scan
 from sa2net.evaluation.metrics import mean_over_classes, score_scan
 from sa2net.inference.predictor import Predictor
 

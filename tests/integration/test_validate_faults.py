@@ -16,7 +16,8 @@ from factories import add_case, draw_case, write_data_set, write_list
 from PIL import Image
 
 from sa2net.config import ValidateConfig
-from sa2net.data.layout import mask_path, read_mask, read_scan, scan_path, write_png
+from sa2net.data.layout import mask_path, scan_path
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.errors import DataError
 from sa2net.steps import validate
 
@@ -296,7 +297,8 @@ def test_a_broken_data_set_is_refused(fault: str, data_root: Path, tmp_path: Pat
     before = None if pipes else tree(data_root)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "manifest.csv").write_text("of an earlier run")
+    for name in ("manifest.csv", "run.json"):
+        (out / name).write_text("of an earlier run")
     with pytest.raises(DataError) as caught:
         validate.run(ValidateConfig(), data=data_root, out=out, progress=False)
     assert caught.value.exit_code == 3

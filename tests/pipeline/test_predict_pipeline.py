@@ -20,7 +20,7 @@ from pipelines.local import on_this_machine
 from pipelines.options import run_command
 from sa2net.artifacts import folder_sha256, write_json
 from sa2net.config import BatchConfig, Config
-from sa2net.data.layout import write_png
+from sa2net.data.pictures import write_png
 from sa2net.errors import ClusterError, ConfigError
 from sa2net.registry import store, versions
 

@@ -13,9 +13,9 @@ from sa2net.artifacts import ValidationReport, read_json, read_validation
 from sa2net.config import ValidateConfig
 from sa2net.data.checks import all_checks
 from sa2net.data.examination import Examination, examine
-from sa2net.data.layout import read_mask, read_scan, write_png
 from sa2net.data.manifest import flat_columns, read_manifest
 from sa2net.data.page import render
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.errors import DataError
 from sa2net.steps import validate
 

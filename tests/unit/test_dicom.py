@@ -41,7 +41,7 @@ from pydicom.uid import (
 )
 
 from sa2net.data.dicom import is_dicom, read_dicom
-from sa2net.data.layout import write_png
+from sa2net.data.pictures import write_png
 from sa2net.data.reading import read_named_scan
 from sa2net.errors import ConfigError, DataError
 

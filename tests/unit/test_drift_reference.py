@@ -17,7 +17,8 @@ from sa2net.artifacts import (
     write_model,
 )
 from sa2net.config import Config, EvaluateConfig
-from sa2net.data.layout import read_cases, read_scan
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_scan
 from sa2net.data.sweep import sweep_mask
 from sa2net.errors import ConfigError, DataError
 from sa2net.evaluation.drift import PICTURE_SIGNALS, REFUSED, SIGNALS, Described, collect, describe_picture

@@ -13,7 +13,8 @@ from sa2net.data import store
 from sa2net.data.angles import read_true_angles
 from sa2net.data.examination import examine
 from sa2net.data.imports import import_data
-from sa2net.data.layout import read_cases, read_scan
+from sa2net.data.layout import read_cases
+from sa2net.data.pictures import read_scan
 from sa2net.errors import DataError
 
 

@@ -7,19 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from sa2net.data.layout import (
-    Case,
-    PictureError,
-    mask_path,
-    name_problem,
-    read_cases,
-    read_list,
-    read_mask,
-    read_scan,
-    read_truth,
-    scan_path,
-    write_png,
-)
+from sa2net.data.layout import Case, mask_path, name_problem, read_cases, read_list, read_truth, scan_path
+from sa2net.data.pictures import PictureError, read_mask, read_scan, write_png
 from sa2net.errors import DataError
 
 
@@ -145,7 +134,7 @@ def test_headers_that_end_early(tmp_path: Path, content: bytes) -> None:
 def test_a_cut_or_flipped_file_never_passes_as_another_picture(seed: int) -> None:
     import io
 
-    from sa2net.data.layout import decode
+    from sa2net.data.pictures import decode
 
     generator = np.random.default_rng(seed)
     array = generator.integers(0, 256, (9, 7), dtype=np.uint8)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sa2net.config import ValidateConfig
 from sa2net.data.bounds import learn
-from sa2net.data.layout import read_cases, write_png
+from sa2net.data.layout import read_cases
 from sa2net.data.manifest import (
     build_rows,
     near_duplicates,
@@ -25,6 +25,7 @@ from sa2net.data.manifest import (
     split_off_validation,
     write_manifest,
 )
+from sa2net.data.pictures import write_png
 from sa2net.data.survey import Entry, take_survey
 from sa2net.errors import DataError
 

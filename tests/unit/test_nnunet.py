@@ -11,8 +11,9 @@ from PIL import Image, PngImagePlugin
 from sa2net.anatomy import IGNORE_INDEX
 from sa2net.artifacts import read_json
 from sa2net.config import ValidateConfig
-from sa2net.data.layout import mask_path, read_cases, read_mask, read_scan, scan_path, write_png
+from sa2net.data.layout import mask_path, read_cases, scan_path
 from sa2net.data.nnunet import export_nnunet
+from sa2net.data.pictures import read_mask, read_scan, write_png
 from sa2net.errors import ConfigError, DataError
 from sa2net.steps import validate
 

@@ -25,7 +25,8 @@ from sa2net.artifacts import (
     write_scores,
 )
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import mask_path, read_cases, read_mask, write_png
+from sa2net.data.layout import mask_path, read_cases
+from sa2net.data.pictures import read_mask, write_png
 from sa2net.errors import DataError
 from sa2net.evaluation.charts import LEFT, RIGHT, WIDTH, Series, strip_plot
 from sa2net.evaluation.report import pick_scans, render, write_report

@@ -33,7 +33,7 @@ from sa2net.artifacts import (
     write_model,
 )
 from sa2net.config import EvaluateConfig
-from sa2net.data.layout import PictureError, decode
+from sa2net.data.pictures import PictureError, decode
 from sa2net.data.sweep import sweep_mask
 from sa2net.errors import ConfigError, DataError, StorageError
 from sa2net.evaluation.drift import Described, collect, describe_picture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa2net.data.layout import read_scan
+from sa2net.data.pictures import read_scan
 from sa2net.data.sweep import sweep_mask, sweep_width, width_of
 
 

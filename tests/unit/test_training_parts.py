@@ -26,7 +26,8 @@ from sa2net.training.checkpoint import (
     optimiser_tensors,
     restore_optimiser,
 )
-from sa2net.training.loop import accumulated, out_of_memory
+from sa2net.training.failures import explained, out_of_memory
+from sa2net.training.loop import accumulated
 from sa2net.training.ranks import ALONE
 from sa2net.training.schedule import learning_rate, make_optimiser, with_epochs
 
@@ -336,6 +337,20 @@ def test_out_of_memory_names_settings_that_need_less() -> None:
     assert "train.recompute" not in message
     shared = str(out_of_memory(TrainConfig(batch_size=6), RuntimeError("full"), processes=2))
     assert "train.batch_size" not in shared  # 3 cannot be shared by two processes
+
+
+def test_memory_of_a_cpu_that_ends_is_a_message_too() -> None:
+    with (
+        pytest.raises(DeviceError, match=r"this machine's memory is too small.*train\.recompute=true"),
+        explained(TrainConfig()),
+    ):
+        torch.empty(2**55, dtype=torch.float32)
+
+
+def test_other_errors_of_torch_pass_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="must match") as raised, explained(TrainConfig(compile=True)):
+        torch.zeros(2) + torch.zeros(3)
+    assert not isinstance(raised.value, DeviceError)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
