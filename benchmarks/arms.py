@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from sa2net.anatomy import CLASS_NAMES, FOREGROUND
-from sa2net.artifacts import MANIFEST, VALIDATION_REPORT, ModelInfo, read_validation
+from sa2net.artifacts import MANIFEST, VALIDATION_REPORT, WEIGHTS, ModelInfo, file_sha256, read_validation
 from sa2net.config import Config, TrainConfig, ValidateConfig
 from sa2net.data.framing import Grey
 from sa2net.data.layout import Case, read_cases
@@ -37,6 +38,7 @@ from sa2net.inference.device import resolve_device, resolve_precision
 from sa2net.inference.predictor import Predictor
 from sa2net.model.network import build
 from sa2net.registry.starting import starting_weights
+from sa2net.registry.versions import resolve
 from sa2net.steps import validate
 from sa2net.training.loop import fit
 from sa2net.training.schedule import with_epochs
@@ -169,8 +171,18 @@ def dice_of(predict: Predictor, case: Case) -> dict[str, float]:
 def fingerprint(grid: Grid, overrides: Sequence[str]) -> str:
     """What determines the rows of an arm but its seed."""
     shared = {key: value for key, value in dataclasses.asdict(grid).items() if key not in LATER}
-    parts = json.dumps([shared | _unusual(grid) | {"seeds": []}, list(overrides)], sort_keys=True)
+    starts = [
+        start for key, _, start in (override.partition("=") for override in overrides) if key == "train.init_from"
+    ]
+    weights = [_sha256(start) for start in starts if start]
+    parts = json.dumps([shared | _unusual(grid) | {"seeds": []}, list(overrides), *weights], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:10]
+
+
+@cache
+def _sha256(model: str) -> str:
+    """Of the weights behind a name: other ready weights make other rows."""
+    return file_sha256(resolve(model) / WEIGHTS)
 
 
 def _unusual(grid: Grid) -> dict[str, object]:
