@@ -240,6 +240,9 @@ def _train(
         tracker.log_metrics(
             {"best_val_dice": result.best_dice, "best_epoch": float(result.best_epoch)}, step=result.best_epoch
         )
+        started_at = [one.start_dice for one in fitted if one.start_dice is not None]
+        if started_at:
+            tracker.log_metrics({"start_val_dice": sum(started_at) / len(started_at)}, step=0)
         tracker.log_folder(out / MODEL, "model")
         (out / OUT_OF_FOLD).unlink(missing_ok=True)  # of an earlier training in the same folder
         if cfg.folds > 1:

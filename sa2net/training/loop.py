@@ -60,12 +60,16 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome: best weights by validation Dice, and the rows of all epochs."""
+    """The outcome: best weights by validation Dice, and the rows of all epochs.
+
+    `start_dice` is the validation Dice of the weights that the training started from; None from scratch.
+    """
 
     weights: Tensors
     history: list[dict[str, float]]
     best_dice: float
     best_epoch: int
+    start_dice: float | None = None
 
 
 def fit(
@@ -108,7 +112,7 @@ def fit(
     set_threads(cfg.threads)
     state = decode(content) if content else TrainingState()
     if state.epoch >= cfg.epochs or state.stopped:
-        return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
+        return _outcome(state)
     torch.manual_seed(derived_seed(cfg.seed, "weights"))
     with explained(cfg, ranks.count):
         # Convolutions are a little faster this way, on CPU and GPU alike.
@@ -160,6 +164,10 @@ def fit(
         averaged.restore(state.average)
         if accelerator.scaler is not None and state.scaler:
             accelerator.scaler.load_state_dict(state.scaler)
+
+    elif initial is not None:
+        state.start_dice = _validate(predictor, validation, None, 0)["val_dice_mean"]
+        logger.info("%s: validation Dice %.3f before the first step", cfg.init_from, state.start_dice)
 
     if cfg.compile:
         model = torch.compile(model)
@@ -231,7 +239,7 @@ def fit(
             if observer:
                 speed = {"crops_per_second": len(crops) / seconds, "share_waited": waited / seconds}
                 observer.epoch_ended(row | speed)
-    return Fitted(state.best, state.history, state.best_dice, state.best_epoch)
+    return _outcome(state)
 
 
 class Waiting:
@@ -280,7 +288,7 @@ def _scans_of_epochs(
 
 
 def _validate(
-    predictor: Predictor, validation: Sequence[tuple[Case, Grey, Grey]], observer: Observer, epoch: int
+    predictor: Predictor, validation: Sequence[tuple[Case, Grey, Grey]], observer: Observer | None, epoch: int
 ) -> dict[str, float]:
     """Dice per class and their mean, over the validation scans at their own size."""
     dice = {item.name: [] for item in FOREGROUND}  # type: dict[str, list[float]]
@@ -291,7 +299,8 @@ def _validate(
             predicted, true = (prediction == item.id) & valid, truth == item.id
             if predicted.any() or true.any():
                 dice[item.name].append(2.0 * float((predicted & true).sum()) / float(predicted.sum() + true.sum()))
-        observer.validated(case, scan, truth, prediction, epoch)
+        if observer:
+            observer.validated(case, scan, truth, prediction, epoch)
     means = {f"val_dice_{name}": float(np.mean(values)) for name, values in dice.items() if values}
     return means | {"val_dice_mean": float(np.mean(list(means.values())))}
 
@@ -304,3 +313,16 @@ def _keep_best(state: TrainingState, network: nn.Module, dice: float, cfg: Train
         return
     state.stale += 1
     state.stopped = bool(cfg.patience) and state.stale >= cfg.patience
+
+
+def _outcome(state: TrainingState) -> Fitted:
+    """What the training found; says so where its start was better."""
+    start = state.start_dice if state.start_dice >= 0 else None
+    if start is not None and state.best_dice < start:
+        logger.warning(
+            "no epoch reached the validation Dice of the weights that it started from: %.4f, and they had %.4f; "
+            "compare both on scans that chose nothing before you use what came out",
+            state.best_dice,
+            start,
+        )
+    return Fitted(state.best, state.history, state.best_dice, state.best_epoch, start)

@@ -240,10 +240,25 @@ def test_fine_tuning_starts_from_the_named_model(
     try:
         tuned = fit(settings(f"train.init_from={start}"), shared_data_root, checked, tmp_path)
         assert folder_sha256(tuned.model) != folder_sha256(start)
+        run = store.connect().get_run(json.loads((tmp_path / "out" / "run.json").read_text())["run_id"])
+        before = json.loads((whole / "out" / "timing.json").read_text())["best_val_dice"]
+        assert run.data.metrics["start_val_dice"] == pytest.approx(before, abs=1e-6)
         with pytest.raises(ConfigError, match=r"channels 16 there, 24 here"):
             fit(settings(f"train.init_from={start}", "train.model.channels=24"), shared_data_root, checked, tmp_path)
     finally:
         start.rename(whole / "out" / "model")
+
+
+def test_a_training_that_is_no_better_than_its_start_says_so(
+    whole: Path, shared_data_root: Path, checked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = settings(
+        f"train.init_from={whole / 'out' / 'model'}", "train.learning_rate=1", "train.epochs=1", "train.warmup_epochs=0"
+    )
+    for _ in range(2):  # the second finds the first one's result, and says so too
+        caplog.clear()
+        fit(cfg, shared_data_root, checked, tmp_path)
+        assert "no epoch reached the validation Dice of the weights that it started from" in caplog.text
 
 
 def test_what_cannot_be_started_from_or_written_is_said_before_the_training(
