@@ -38,7 +38,6 @@ def arms(model: str) -> dict[str, tuple[str, ...]]:
     return {
         "from scratch": ("train.init_from=",),
         "from the ready weights": (ready,),
-        "from the ready weights, rate 0.0002": (ready, "train.learning_rate=0.0002"),
     }
 
 
