@@ -66,7 +66,7 @@ def test_a_mask_that_somebody_drew_is_never_replaced(
     write_png(drawn, np.full((256, 98), 2, np.uint8))
     before = drawn.read_bytes()
     assert predict(scans, "--model", model, "--out", scans) == 3
-    assert "1 masks in" in (said := capsys.readouterr().err) and drawn.name in said
+    assert "no earlier prediction wrote" in (said := capsys.readouterr().err) and drawn.name in said
     assert drawn.read_bytes() == before
     assert len(list(scans.iterdir())) == 3
     write_png(

@@ -45,6 +45,8 @@ def test_they_are_small_of_the_default_network_and_say_what_they_are() -> None:
     # How many processes drew does not show in what was drawn.
     drawn = info.params["train"]["stream"] | {"workers": made.stream.workers}
     assert drawn == json.loads(made.stream.model_dump_json())
+    for name in ("epochs", "crops_per_scan", "batch_size", "average_decay", "seed"):
+        assert info.params["train"][name] == getattr(made, name)
 
 
 def test_new_weights_make_new_trainings() -> None:
