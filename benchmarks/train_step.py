@@ -135,7 +135,9 @@ def main() -> None:
                 rows[name].append(json.loads(done.stdout))
     device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     print(f"{args.backbone}, {args.batch} x {args.size} x {args.size}, default {args.channels} channels, {device}")
-    print_table({name: found for name, found in rows.items() if found}, args)
+    shown = {name: found for name, found in rows.items() if found}
+    if shown:
+        print_table(shown, args)
     for name, said in failed.items():
         print(f"\n{name} failed:\n{said}")
     if failed:

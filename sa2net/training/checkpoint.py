@@ -47,7 +47,7 @@ class TrainingState:
         scaler: State of the float16 loss scaler.
         stopped: Early stopping has ended the training.
         average: The averaged weights and the number of steps in them; empty without an average.
-        start_dice: Mean foreground Dice of the weights that it started from; -1 from scratch.
+        start_dice: Mean foreground Dice of the weights that it started from; None from scratch.
     """
 
     epoch: int = 0
@@ -61,7 +61,7 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False
     average: Tensors = field(default_factory=dict)
-    start_dice: float = -1.0
+    start_dice: float | None = None
 
 
 class CheckpointStore:

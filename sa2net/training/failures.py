@@ -7,6 +7,7 @@ import torch
 
 from sa2net.config import TrainConfig
 from sa2net.errors import DeviceError
+from sa2net.model.backbone import first_line
 
 _OF_A_CPU = "DefaultCPUAllocator"
 """In the text of a `RuntimeError` where the memory of a CPU ends: torch has no class for it."""
@@ -79,6 +80,6 @@ def _compiler_errors() -> tuple[type[Exception], ...]:
 def _not_compiled(error: Exception) -> DeviceError:
     return DeviceError(
         "the network cannot be compiled on this machine",
-        evidence=str(error).strip().partition("\n")[0][:300],
+        evidence=first_line(error)[:300],
         action="Set train.compile to false, or install a C++ compiler (g++; on a GPU Triton, which comes with torch).",
     )

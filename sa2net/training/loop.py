@@ -317,12 +317,11 @@ def _keep_best(state: TrainingState, network: nn.Module, dice: float, cfg: Train
 
 def _outcome(state: TrainingState) -> Fitted:
     """What the training found; says so where its start was better."""
-    start = state.start_dice if state.start_dice >= 0 else None
-    if start is not None and state.best_dice < start:
+    if state.start_dice is not None and state.best_dice < state.start_dice:
         logger.warning(
             "no epoch reached the validation Dice of the weights that it started from: %.4f, and they had %.4f; "
             "compare both on scans that chose nothing before you use what came out",
             state.best_dice,
-            start,
+            state.start_dice,
         )
-    return Fitted(state.best, state.history, state.best_dice, state.best_epoch, start)
+    return Fitted(state.best, state.history, state.best_dice, state.best_epoch, state.start_dice)
